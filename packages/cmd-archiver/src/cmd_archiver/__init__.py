@@ -1,0 +1,1 @@
+"""Download, verify and archive exchange history for CryptoMarketData."""

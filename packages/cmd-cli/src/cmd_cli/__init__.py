@@ -1,0 +1,1 @@
+"""The cmd-cli command of CryptoMarketData."""

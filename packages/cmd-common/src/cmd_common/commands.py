@@ -1,0 +1,123 @@
+"""Options and results of the commands that distributions register under ``cmd.commands``.
+
+cmd-cli parses flags, environment and configuration into these and calls the entry point; it imports
+no implementation by name. Every function has the form ``run(options, reporter) -> Result``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any, Protocol
+
+from msgspec import Struct, field
+
+from .emulation import Fault
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_GAPS",
+    "EXIT_OK",
+    "EXIT_USAGE",
+    "ArchiveOptions",
+    "RecordOptions",
+    "ReplayOptions",
+    "Reporter",
+    "Result",
+    "SymbolsOptions",
+]
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_GAPS = 3  # done, but data is missing
+
+
+class Result(Struct):
+    """How a command ended: an exit code and a summary that ``--json`` prints as the last line."""
+
+    exit_code: int = EXIT_OK
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class Reporter(Protocol):
+    """Where a command tells a person what happens; words go to stderr, data to stdout."""
+
+    def info(self, message: str) -> None:
+        """One line of progress or fact."""
+
+    def warn(self, message: str) -> None:
+        """One line that a person should see."""
+
+    def ready(self, facts: Mapping[str, Any]) -> None:
+        """One JSON line on stdout: a server is ready."""
+
+    def progress(self, task: str, done: int, total: int | None, *, unit: str = "bytes") -> None:
+        """Update one named progress bar; ``done == total`` ends it."""
+
+
+class RecordOptions(Struct, frozen=True):
+    """``record``: live market data into a store."""
+
+    exchanges: tuple[str, ...]
+    symbols: tuple[str, ...]  # selectors for get_symbols
+    types: tuple[str, ...]
+    store: str
+    intervals: tuple[str, ...] = ("1m",)
+    depth: int | None = None
+    endpoints: Mapping[str, str] = field(default_factory=dict)  # venue, or "" for all, to URL
+    duration: int | None = None  # ns
+    until_end: bool = False
+    snapshot_every: int = 60_000_000_000  # ns
+    raw: str = ""  # directory of raw recordings; empty: none
+    proxy: str = ""
+    queue_limit: int = 200_000  # records between feeds and store
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class ArchiveOptions(Struct, frozen=True):
+    """``archive``: history into a store; days are inclusive."""
+
+    exchanges: tuple[str, ...]
+    symbols: tuple[str, ...]
+    types: tuple[str, ...]
+    start: date
+    end: date
+    store: str
+    intervals: tuple[str, ...] = ("1m",)
+    candles: str = "exchange"  # exchange or built
+    compare: bool = False  # build candles from trades and compare with the exchange's own
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+    force: bool = False  # archive again what the manifest calls done
+    keep_downloads: bool = False
+    parallel: int = 4
+    proxy: str = ""
+
+
+class ReplayOptions(Struct, frozen=True):
+    """``replay``: serve recordings or a simulation as if by the exchange."""
+
+    exchanges: tuple[str, ...]
+    recordings: tuple[str, ...] = ()
+    simulate: bool = False
+    symbols: int = 4
+    symbol_names: tuple[str, ...] = ()
+    seed: int = 1
+    speed: float = 1.0  # 0: as fast as possible
+    listen: str = "127.0.0.1:0"
+    faults: tuple[Fault, ...] = ()
+    exit_at_end: bool = False
+    start: int = 0
+    duration: int = 0
+    instruments: str = ""
+    history_days: int = 2
+
+
+class SymbolsOptions(Struct, frozen=True):
+    """``symbols``: the instruments of exchanges."""
+
+    exchanges: tuple[str, ...]
+    symbols: tuple[str, ...] = ("all",)
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    proxy: str = ""

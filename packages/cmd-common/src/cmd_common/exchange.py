@@ -1,0 +1,89 @@
+"""What an exchange package gives: one ``Exchange`` a venue, found by entry point ``cmd.exchanges``.
+
+An Exchange is a factory and a set of pure functions; it does no I/O. ``docs/add-an-exchange.md``
+tells how to write one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from .archive import ArchiveSource
+from .errors import UsageError, VenueError
+from .feed import Feed, Subscription
+from .http import HttpRequest, HttpResponse
+from .instruments import Instrument
+
+if TYPE_CHECKING:
+    from .emulation import Emulator, MarketSource
+
+__all__ = ["Endpoints", "Exchange", "Limits"]
+
+
+class Endpoints(Struct, frozen=True):
+    """Base URLs of one venue, without a trailing slash."""
+
+    ws: str
+    rest: str
+    archive: str = ""  # base of bulk files; empty: none
+    listing: str = ""  # base of the bulk listing
+
+    def override(self, url: str) -> Endpoints:
+        """Point everything at one address, as cmd-replay serves it; ``http://HOST:PORT``."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise UsageError(f"endpoint {url!r} is not a URL", hint="give http://HOST:PORT")
+        base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        ws = ("wss" if parts.scheme == "https" else "ws") + base[len(parts.scheme) :]
+        return Endpoints(ws=ws, rest=base, archive=base if self.archive else "", listing=base if self.listing else "")
+
+
+class Limits(Struct, frozen=True):
+    """A venue's published limits; 0 means that none is published."""
+
+    weight_per_minute: int
+    weight_pool: str  # venues with the same pool share one budget (Binance USD-M and COIN-M)
+    messages_per_second: int  # outgoing WebSocket frames a connection, pings included
+    connects_per_5min: int
+    streams_per_connection: int
+    connection_lifetime: int  # ns
+
+
+class Exchange(Protocol):
+    """One venue: its instruments, live feeds, REST, archive and emulator."""
+
+    venue: str
+    title: str
+    types: tuple[str, ...]  # of FEED_TYPES that the venue can stream
+    intervals: tuple[str, ...]  # candle intervals
+    endpoints: Endpoints  # production defaults
+    limits: Limits
+    archive: ArchiveSource | None  # bulk files, where the exchange publishes them
+
+    def instruments_request(self, endpoints: Endpoints) -> HttpRequest:
+        """The request whose body ``parse_instruments`` takes."""
+
+    def parse_instruments(self, body: bytes) -> list[Instrument]:
+        """Parse reference data; raises ProtocolError."""
+
+    def feeds(
+        self, subscription: Subscription, instruments: Mapping[str, Instrument], endpoints: Endpoints
+    ) -> list[Feed]:
+        """Make the Feeds (one a connection) that cover a subscription; raises UsageError for a type or
+        interval that the venue does not have. ``instruments`` maps native symbols."""
+
+    def used_weight(self, response: HttpResponse) -> int | None:
+        """The weight used in this minute as the exchange counts it, where it says so."""
+
+    def check(self, response: HttpResponse, url: str) -> VenueError | None:
+        """Turn an error response into a typed error with clear words; None for success."""
+
+    def emulator(self, source: MarketSource) -> Emulator:
+        """A server side of this venue without I/O, that serves ``source`` as the exchange itself."""
+
+    def recording_urls(self) -> Sequence[str]:
+        """Host parts that mark this venue's traffic in a recording's ``url``."""

@@ -1,0 +1,173 @@
+"""Writers and readers of records and Arrow batches, and how stores are opened by URL.
+
+A store URL is ``SCHEME:LOCATION``, such as ``parquet:data``; schemes are entry points of the group
+``cmd.stores``. Live paths write record objects, bulk paths Arrow batches: anything that has the Arrow
+C interface (``__arrow_c_array__`` or ``__arrow_c_stream__``), so that this package needs no Arrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from msgspec import Struct
+
+from .errors import UsageError
+from .records import Record
+
+if TYPE_CHECKING:
+    from .orderbook import OrderBook
+
+__all__ = ["ArrowBatch", "IReader", "IWriter", "QueryResult", "Store", "WriterCounters", "open_reader", "open_writer"]
+
+
+class ArrowBatch(Protocol):
+    """A record batch or table of any Arrow implementation."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Export as an Arrow C stream."""
+
+
+class WriterCounters(Struct):
+    """Counts since the writer was opened."""
+
+    records: dict[str, int]  # accepted by table
+    batches: int = 0
+    flushes: int = 0
+    files: int = 0
+    bytes: int = 0
+
+
+class IWriter(Protocol):
+    """A sink of records. Rows with a key that is already there replace or leave the stored row by the
+    schema's preference: writing the same thing twice changes nothing. Not thread-safe."""
+
+    counters: WriterCounters
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Accept records of any mix of tables; they are durable after the next ``flush``.
+
+        Raises StoreError; what was flushed before stays.
+        """
+
+    def write_batch(self, table: str, batch: ArrowBatch) -> int:
+        """Write rows with the schema's columns; returns the number of rows. Durable after ``flush``.
+
+        Raises StoreError for columns or types that differ from the schema.
+        """
+
+    def flush(self) -> None:
+        """Return when everything accepted so far is durable."""
+
+    def close(self) -> None:
+        """Flush and release; calling it again does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class QueryResult(Protocol):
+    """Rows of a query."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Column names."""
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Rows as tuples of Python values."""
+
+    def to_arrow(self) -> Any:
+        """The whole result as a pyarrow Table."""
+
+    def to_polars(self) -> Any:
+        """The whole result as a polars DataFrame; needs polars."""
+
+    def to_pandas(self) -> Any:
+        """The whole result as a pandas DataFrame; needs pandas."""
+
+
+class IReader(Protocol):
+    """Rows of a store. ``start`` is inclusive and ``end`` exclusive, in ns, of the table's time column."""
+
+    def tables(self) -> list[str]:
+        """Tables that hold rows."""
+
+    def records(
+        self,
+        table: str,
+        *,
+        venue: str | None = None,
+        symbols: Sequence[str] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+    ) -> Iterator[Record]:
+        """Yield records ordered by time and key, each key once."""
+
+    def batches(
+        self,
+        table: str,
+        *,
+        venue: str | None = None,
+        symbols: Sequence[str] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[Any]:
+        """Yield Arrow record batches ordered by time and key, each key once."""
+
+    def sql(self, query: str, parameters: Mapping[str, object] | None = None) -> QueryResult:
+        """Run SQL over the tables of the schema; raises UsageError with the engine's words."""
+
+    def latest(self, table: str, *, venue: str, symbol: str) -> Record | None:
+        """The newest record of one instrument."""
+
+    def book_at(self, venue: str, symbol: str, ts: int) -> OrderBook | None:
+        """The order book as of ``ts``, rebuilt from the last snapshot and the deltas after it; None
+        where the stored updates do not chain up to that moment."""
+
+    def close(self) -> None:
+        """Release; calling it again does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Store(Protocol):
+    """A kind of store; an entry point of ``cmd.stores`` names an object that satisfies this."""
+
+    def writer(self, location: str) -> IWriter:
+        """Open for writing, creating it where it is absent; raises StoreError."""
+
+    def reader(self, location: str) -> IReader:
+        """Open for reading; raises StoreError where there is no store."""
+
+
+def _split(url: str) -> tuple[Store, str]:
+    from .registry import store
+
+    scheme, colon, location = url.partition(":")
+    if not colon or not location:
+        raise UsageError(f"store {url!r} has no location", hint="write it as parquet:PATH")
+    return store(scheme), location
+
+
+def open_writer(url: str) -> IWriter:
+    """Open a store for writing by its URL, such as ``parquet:data``.
+
+    Raises UsageError for a malformed URL, UnknownNameError for a scheme, StoreError by the store.
+    """
+    kind, location = _split(url)
+    return kind.writer(location)
+
+
+def open_reader(url: str) -> IReader:
+    """Open a store for reading by its URL; raises as ``open_writer``."""
+    kind, location = _split(url)
+    return kind.reader(location)

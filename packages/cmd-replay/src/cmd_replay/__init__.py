@@ -1,0 +1,1 @@
+"""Serve recordings and simulations as if by the exchange, for CryptoMarketData."""

@@ -1,0 +1,32 @@
+"""Where the real recordings are, and what a missing part means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("default")
+
+
+def require(part: str, present: bool, how: str) -> None:
+    """Skip a test whose part is missing, or fail it where ``CMD_REQUIRE`` names the part or ``all``."""
+    if present:
+        return
+    wanted = {w.strip() for w in os.environ.get("CMD_REQUIRE", "").split(",")}
+    if "all" in wanted or part in wanted:
+        pytest.fail(f"{part} is missing and CMD_REQUIRE asks for it; {how}")
+    pytest.skip(f"{part} is missing; {how}")
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder of real recordings."""
+    path = os.environ.get("CMD_RECORDINGS", "")
+    require("recordings", bool(path) and Path(path).is_dir(), "set CMD_RECORDINGS to the folder of recordings")
+    return Path(path).resolve()
