@@ -124,7 +124,8 @@ class Emulator(Protocol):
     def truth(self) -> dict[str, Any]:
         """What was sent, what was damaged and the true books:
         ``{"sent": {stream: n}, "faults": [...], "books": {symbol: {"last_id", "bids", "asks"}},
-        "trades": {symbol: {"first_id", "last_id", "count"}}, "finished": bool}``."""
+        "trades": {symbol: {"first_id", "last_id", "count"}}, "finished": bool}``.
+        """
 
 
 SimulatedKind = Literal["trade", "quote", "depth", "kline"]

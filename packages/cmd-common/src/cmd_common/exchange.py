@@ -74,7 +74,8 @@ class Exchange(Protocol):
         self, subscription: Subscription, instruments: Mapping[str, Instrument], endpoints: Endpoints
     ) -> list[Feed]:
         """Make the Feeds (one a connection) that cover a subscription; raises UsageError for a type or
-        interval that the venue does not have. ``instruments`` maps native symbols."""
+        interval that the venue does not have. ``instruments`` maps native symbols.
+        """
 
     def used_weight(self, response: HttpResponse) -> int | None:
         """The weight used in this minute as the exchange counts it, where it says so."""

@@ -41,7 +41,8 @@ class WriterCounters(Struct):
 
 class IWriter(Protocol):
     """A sink of records. Rows with a key that is already there replace or leave the stored row by the
-    schema's preference: writing the same thing twice changes nothing. Not thread-safe."""
+    schema's preference: writing the same thing twice changes nothing. Not thread-safe.
+    """
 
     counters: WriterCounters
 
@@ -127,7 +128,8 @@ class IReader(Protocol):
 
     def book_at(self, venue: str, symbol: str, ts: int) -> OrderBook | None:
         """The order book as of ``ts``, rebuilt from the last snapshot and the deltas after it; None
-        where the stored updates do not chain up to that moment."""
+        where the stored updates do not chain up to that moment.
+        """
 
     def close(self) -> None:
         """Release; calling it again does nothing."""

@@ -265,8 +265,8 @@ def table(name: str) -> Table:
     try:
         return SCHEMA[name]
     except KeyError:
-        from .symbols import nearest
         from .errors import UnknownNameError
+        from .symbols import nearest
 
         raise UnknownNameError("table", name, nearest(name, TABLES)) from None
 
