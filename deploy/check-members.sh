@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Proves that every distribution works alone: builds all wheels, installs each into an environment of its own with only its
+# declared dependencies, imports every module of it, and runs what can run there. Then installs all wheels into one clean environment.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+setup_tools
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+uv="$tools/bin/uv"
+python=$(find_python)
+"$tools/bin/hatch" build --all --clean >"$work/build.log" 2>&1 || {
+  cat "$work/build.log" >&2
+  die "hatch build --all failed"
+}
+for package in packages/*; do
+  name=$(basename "$package")
+  module=${name//-/_}
+  "$uv" venv --quiet --python "$python" "$work/$name"
+  "$uv" pip install --quiet --python "$work/$name/bin/python" --find-links dist "$(ls dist/"$module"-*.whl)"
+  "$uv" pip check --quiet --python "$work/$name/bin/python"
+  (cd "$work" && "$work/$name/bin/python" - "$module" <<'PY'
+import importlib, pkgutil, sys
+
+top = importlib.import_module(sys.argv[1])
+optional = {"cmd_feed.fast"}  # needs the extra of the same name
+count = 0
+for info in pkgutil.walk_packages(top.__path__, top.__name__ + "."):
+    if info.name in optional or ".testing" in info.name or info.name.endswith("__main__"):
+        continue
+    importlib.import_module(info.name)
+    count += 1
+print(f"{sys.argv[1]}: {count} modules import with declared dependencies only")
+PY
+  )
+done
+"$work/cmd-common/bin/python" examples/orderbook_only/main.py >"$work/example.txt"
+[ -s "$work/example.txt" ] || die "examples/orderbook_only printed nothing"
+echo "examples/orderbook_only runs with cmd-common alone"
+"$uv" venv --quiet --python "$python" "$work/all"
+"$uv" pip install --quiet --python "$work/all/bin/python" dist/*.whl
+"$work/all/bin/cmd-cli" version
+"$work/all/bin/cmd-cli" --help >/dev/null
+echo "all wheels install into one clean environment"
