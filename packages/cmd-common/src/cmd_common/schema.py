@@ -6,13 +6,24 @@ Parquet files, SQL tables, Arrow batches and the wire format are checked against
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
 
 from .records import RECORD_TYPES
 
-__all__ = ["SCHEMA", "SCHEMA_VERSION", "TABLES", "Column", "ColumnType", "Table", "table"]
+__all__ = [
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "Column",
+    "ColumnType",
+    "Table",
+    "check_columns",
+    "markdown",
+    "table",
+]
 
 SCHEMA_VERSION: Final = 1
 
@@ -271,5 +282,60 @@ def table(name: str) -> Table:
         raise UnknownNameError("table", name, nearest(name, TABLES)) from None
 
 
+def check_columns(name: str, columns: Sequence[str] | Mapping[str, str]) -> None:
+    """Check that a batch or file has exactly the columns of table ``name``, in any order.
+
+    With a mapping from column to type (``ColumnType`` words) the types are checked too. Raises StoreError
+    that names what is missing, unknown or of another type; UnknownNameError for an unknown table.
+    """
+    wanted = {column.name: column for column in table(name).columns}
+    problems = []
+    if missing := [c for c in wanted if c not in columns]:
+        problems.append(f"missing {', '.join(missing)}")
+    if unknown := [c for c in columns if c not in wanted]:
+        problems.append(f"unknown {', '.join(unknown)}")
+    if len(set(columns)) != len(columns):
+        problems.append("a column is there twice")
+    if isinstance(columns, Mapping):
+        problems += [
+            f"{c} is {columns[c]} instead of {wanted[c].type}"
+            for c in wanted
+            if c in columns and columns[c] != wanted[c].type
+        ]
+    if problems:
+        from .errors import StoreError
+
+        raise StoreError(f"columns of table {name} do not fit the schema: {'; '.join(problems)}")
+
+
+def markdown() -> str:
+    """The schema as a Markdown document, which is ``docs/schema.md``."""
+    lines = [
+        "# Tables and columns",
+        "",
+        f"Schema version {SCHEMA_VERSION}. This file is written from `cmd_common.schema` by",
+        "`python -m cmd_common.schema > docs/schema.md`; a test compares the two.",
+        "",
+        "Every store, SQL query and Arrow batch uses these names, types and units. Times are int64 nanoseconds since",
+        "1970-01-01T00:00:00Z. `levels` is a list of float64: price and quantity alternate, the best level first.",
+        "Rows with the same key are one row: writing them again, live or from an archive, changes nothing.",
+        "",
+    ]
+    for t in SCHEMA.values():
+        lines += [f"## {t.name}", "", t.doc, "", f"Key: `{', '.join(t.key)}`. Ordered and partitioned by `{t.time}`."]
+        if t.prefer is not None:
+            column, values = t.prefer
+            lines[-1] += f" Of several rows with one key, `{column}` decides: {' before '.join(values)}."
+        lines += ["", "| column | type | unit | null | meaning |", "|---|---|---|---|---|"]
+        lines += [f"| {c.name} | {c.type} | {c.unit} | {'yes' if c.nullable else ''} | {c.doc} |" for c in t.columns]
+        lines.append("")
+    return "\n".join(lines)
+
+
 if set(RECORD_TYPES) != set(SCHEMA):  # pragma: no cover - a programming error, caught at import
     raise AssertionError("records and schema name different tables")
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown())
