@@ -1,0 +1,494 @@
+"""Configuration of all processes: one TOML file, layered and validated.
+
+A value comes from, in this order: a flag, the environment (``CMD_RECORD_STORE``, then ``CMD_STORE`` where
+a key is shared), the project file (``--config FILE``, ``CMD_CONFIG`` or ``./cmd.toml``), the user's file
+(``$XDG_CONFIG_HOME/cryptomarketdata/config.toml``), the default. In a file a command's own section wins over
+the shared keys at the top. Keys are spelled like the flags, ``-`` and ``_`` being the same.
+
+Errors name the file, the line, the key and the nearest known key. ``Settings`` remembers the origin of
+every value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from .errors import UsageError
+from .symbols import nearest
+from .toml_lines import key_lines
+
+__all__ = [
+    "KEYS",
+    "SECTIONS",
+    "Key",
+    "Settings",
+    "Value",
+    "load",
+    "mask",
+    "parse_duration",
+    "parse_speed",
+    "template",
+    "user_file",
+]
+
+Kind = Literal["text", "choice", "int", "bool", "list", "symbols", "mapping", "endpoints", "duration", "speed"]
+"""What a value may be. ``list``: a comma list or a TOML array of text; ``endpoints``: a URL, or a mapping
+from venue to URL; ``symbols``: selectors of ``get_symbols``, also as a mapping from venue."""
+
+_DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)(?:\.(\d{1,9}))?s)?(?:(\d+)ms)?")
+_DURATION_HINT: Final = "write it as 30s, 5m, 1h30m or 500ms"
+
+
+class Key(Struct, frozen=True):
+    """One setting: its section (empty: shared by all commands), name, kind, default and meaning."""
+
+    section: str
+    name: str
+    kind: Kind
+    doc: str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    shared: bool = False  # falls back to the key of the same name at the top
+    example: str = ""  # TOML, for the template
+    least: int = 0
+    secret: bool = False  # never printed
+
+    @property
+    def path(self) -> str:
+        """The dotted name, such as ``record.types``."""
+        return f"{self.section}.{self.name}" if self.section else self.name
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables, the strongest first."""
+        own = f"CMD_{self.path.replace('.', '_').replace('-', '_').upper()}"
+        return (own, f"CMD_{self.name.replace('-', '_').upper()}") if self.section and self.shared else (own,)
+
+
+def _top() -> Iterator[Key]:
+    yield Key("", "exchange", "list", "exchanges to use", example='["binance-spot", "binance-usdm"]')
+    yield Key(
+        "",
+        "symbols",
+        "symbols",
+        "symbols for every exchange, or a list for each of them",
+        example='{ binance-spot = ["BTCUSDT", "*USDC"], binance-usdm = ["BTC-USDT-PERP"] }',
+    )
+    yield Key("", "store", "text", "where rows are stored and queried", example='"parquet:data"')
+    yield Key("", "endpoint", "endpoints", "address instead of the exchange's own", example='"http://127.0.0.1:9001"')
+    yield Key(
+        "", "proxy", "text", "HTTP or SOCKS proxy for connections to exchanges", "", example='"http://proxy:3128"'
+    )
+    yield Key("", "interval", "list", "candle intervals", ["1m"], example='["1m", "1h"]')
+    levels = ("debug", "info", "warning", "error")
+    yield Key("", "log-level", "choice", "how much is logged", "warning", levels, example='"info"')
+
+
+def _shared(section: str, *names: str) -> Iterator[Key]:
+    for key in _top():
+        if key.name in names:
+            yield msgspec.structs.replace(key, section=section, shared=True)
+
+
+def _record() -> Iterator[Key]:
+    yield from _shared("record", "exchange", "symbols", "store", "endpoint", "proxy", "interval")
+    types = ["trades", "quotes", "book", "candles"]
+    yield Key("record", "types", "list", "what to record", types, example='["trades", "book"]')
+    yield Key("record", "depth", "int", "levels of partial depth instead of the full book", least=1, example="20")
+    yield Key("record", "duration", "duration", "stop after this time", example='"30s"')
+    yield Key("record", "until-end", "bool", "stop when a replay has sent everything", False, example="true")
+    yield Key("record", "snapshot-every", "duration", "time between full books", "60s", example='"60s"')
+    yield Key("record", "raw", "text", "folder for raw recordings of all traffic", "", example='"raw"')
+    yield Key("record", "queue-limit", "int", "records held for the store", 200_000, least=1000, example="200000")
+    yield Key("record", "options", "mapping", "settings of one exchange package", {}, example="{ }")
+
+
+def _archive() -> Iterator[Key]:
+    yield from _shared("archive", "exchange", "symbols", "store", "endpoint", "proxy", "interval")
+    yield Key("archive", "types", "list", "what to archive", ["trades"], example='["trades", "candles"]')
+    yield Key("archive", "start", "text", "first day, inclusive, UTC", example='"2024-08-08"')
+    yield Key("archive", "end", "text", "last day, inclusive, UTC; default: the first", example='"2024-08-09"')
+    sources = ("exchange", "built")
+    yield Key("archive", "candles", "choice", "candles as published or built", "exchange", sources, example='"built"')
+    yield Key("archive", "compare", "bool", "compare built candles with the exchange's", False, example="true")
+    yield Key("archive", "dry-run", "bool", "only say what would be done", False, example="true")
+    yield Key("archive", "force", "bool", "archive again what is done", False, example="true")
+    yield Key("archive", "keep-downloads", "bool", "keep the downloaded files", False, example="true")
+    yield Key("archive", "parallel", "int", "downloads at a time", 4, least=1, example="4")
+
+
+def _replay() -> Iterator[Key]:
+    yield from _shared("replay", "exchange")
+    yield Key("replay", "recording", "list", "recordings to play, in order", example='["day1.ndjson.gz"]')
+    yield Key("replay", "simulate", "bool", "serve a seeded simulation", False, example="true")
+    yield Key("replay", "symbols", "text", "number or names of simulated symbols", "4", example='"BTCUSDT,ETHUSDT"')
+    yield Key("replay", "seed", "int", "seed of the simulation and of the faults", 1, example="1")
+    yield Key("replay", "speed", "speed", "times real time, or max", "1", example='"max"')
+    yield Key("replay", "listen", "text", "address to listen on", "127.0.0.1:0", example='"127.0.0.1:9001"')
+    yield Key("replay", "fault", "list", "faults to inject, KIND[:k=v,...]", [], example='["drop:rate=0.01"]')
+    yield Key("replay", "exit-at-end", "bool", "end when everything was sent", False, example="true")
+    yield Key(
+        "replay", "start", "text", "time at which the simulation begins, UTC", "", example='"2025-03-01T23:59:00"'
+    )
+    yield Key("replay", "duration", "duration", "length of the simulation", example='"1h"')
+    yield Key("replay", "instruments", "text", "file with the exchange's own reference data", "", example='"info.json"')
+    yield Key("replay", "history-days", "int", "simulated days in the archive before the start", 2, example="2")
+
+
+def _others() -> Iterator[Key]:
+    yield from _shared("query", "store")
+    formats = ("table", "csv", "ndjson", "json")
+    yield Key("query", "format", "choice", "form of the output", "table", formats, example='"csv"')
+    yield from _shared("watch", "exchange", "symbols", "endpoint", "proxy", "interval")
+    yield Key("watch", "types", "list", "what to show", ["book", "trades", "candles"], example='["book"]')
+    yield Key("watch", "plain", "bool", "plain text instead of the full-screen application", False, example="true")
+    yield Key("watch", "duration", "duration", "stop after this time", example='"30s"')
+
+
+KEYS: Final[dict[str, Key]] = {k.path: k for k in (*_top(), *_record(), *_archive(), *_replay(), *_others())}
+SECTIONS: Final = tuple(dict.fromkeys(k.section for k in KEYS.values() if k.section))
+
+
+class Value(Struct, frozen=True):
+    """A setting and where it comes from: ``--flag``, ``CMD_...``, ``FILE:LINE`` or ``default``."""
+
+    key: Key
+    value: Any
+    origin: str
+
+    def shown(self) -> Any:
+        """The value as it may be printed: without secrets."""
+        return "********" if self.key.secret and self.value else mask(self.value)
+
+
+class Settings:
+    """The layers below the flags; ``get`` finds the strongest value of a key."""
+
+    def __init__(self, layers: Sequence[Mapping[str, Value]] = (), files: Sequence[str] = ()) -> None:
+        self._layers = tuple(layers)
+        self.files = tuple(files)  # those that were read
+
+    def find(self, section: str, name: str, flag: object = None) -> Value:
+        """Return a value with its origin; ``flag`` is what the command line said, None if nothing.
+
+        A default of None means that nothing is configured. Raises UsageError for a flag of a wrong kind.
+        """
+        key = KEYS[f"{section}.{name}" if section else name]
+        if flag is not None and flag != ():
+            origin = f"--{key.name}"
+            return Value(key, _convert(key, list(flag) if isinstance(flag, tuple) else flag, origin, True), origin)
+        for layer in self._layers:
+            if value := layer.get(key.path):
+                return Value(key, value.value, value.origin)
+            if key.shared and (value := layer.get(key.name)):
+                return Value(key, value.value, value.origin)
+        return Value(key, _convert(key, key.default, "default", True), "default")
+
+    def get(self, section: str, name: str, flag: object = None) -> Any:
+        """Return only the value of ``find``."""
+        return self.find(section, name, flag).value
+
+    def all(self) -> list[Value]:
+        """Every setting in the order of the documentation."""
+        return [self.find(k.section, k.name) for k in KEYS.values()]
+
+
+def load(path: str = "", *, environ: Mapping[str, str] | None = None, folder: str = ".") -> Settings:
+    """Read the environment and the files; ``path`` is the value of ``--config``.
+
+    Raises UsageError with file, line and key for a file that is absent, malformed, or holds an unknown
+    key or a value of a wrong kind.
+    """
+    env = os.environ if environ is None else environ
+    layers: list[Mapping[str, Value]] = [_environment(env)]
+    files = []
+    project = path or env.get("CMD_CONFIG", "") or os.path.join(folder, "cmd.toml")
+    required = bool(path or env.get("CMD_CONFIG"))
+    for name, must in ((project, required), (user_file(env), False)):
+        if name and (must or os.path.isfile(name)):
+            shown = "cmd.toml" if name == os.path.join(".", "cmd.toml") else name
+            layers.append(_file(name, shown))
+            files.append(shown)
+    return Settings(layers, files)
+
+
+def user_file(environ: Mapping[str, str]) -> str:
+    """Path of the user's file, which need not exist; empty where no home is known."""
+    base = environ.get("XDG_CONFIG_HOME") or environ.get("APPDATA")
+    if not base:
+        home = environ.get("HOME", "")
+        base = os.path.join(home, ".config") if home else ""
+    return os.path.join(base, "cryptomarketdata", "config.toml") if base else ""
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for key in KEYS.values():
+        name = key.variables[0]
+        text = environ.get(name, "")
+        if text:
+            found[key.path] = Value(key, _convert(key, text, name, True), name)
+    return found
+
+
+def _file(path: str, shown: str) -> dict[str, Value]:
+    try:
+        with open(path, "rb") as f:
+            text = f.read().decode("utf-8-sig")
+    except OSError as error:
+        hint = "create it with: cmd-cli config init" if isinstance(error, FileNotFoundError) else ""
+        raise UsageError(f"cannot read configuration {shown}: {error.strerror or error}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read configuration {shown}: it is not UTF-8 text") from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"configuration {shown} is not valid TOML: {error}") from error
+    lines = key_lines(text)
+    found: dict[str, Value] = {}
+    for name, value in document.items():
+        section = _canonical(name)
+        if section in SECTIONS and isinstance(value, dict) and section not in KEYS:
+            for inner, content in value.items():
+                at = _at(shown, lines, (name, inner))
+                _take(found, _known(f"{section}.{_canonical(inner)}", f"{name}.{inner}", at), content, at)
+        else:
+            at = _at(shown, lines, (name,))
+            _take(found, _known(section, name, at), value, at)
+    return found
+
+
+def _take(found: dict[str, Value], key: Key, content: object, at: str) -> None:
+    if key.path in found:
+        raise UsageError(f"{at}: {key.path} is set twice", hint=f"the other place is {found[key.path].origin}")
+    found[key.path] = Value(key, _convert(key, content, f"{at}: {key.path}", False), at)
+
+
+def _canonical(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _at(shown: str, lines: Mapping[tuple[str, ...], int], path: tuple[str, ...]) -> str:
+    line = lines.get(path)
+    return f"{shown}:{line}" if line else shown
+
+
+def _known(path: str, written: str, at: str) -> Key:
+    key = KEYS.get(path)
+    if key is not None:
+        return key
+    section, dot, name = path.rpartition(".")
+    # the same key elsewhere is as likely as a misspelt one here
+    near = [k.path for k in KEYS.values() if k.name == name and k.section != section] if dot else []
+    here = [f"{section}.{n}" for n in nearest(name, [k.name for k in KEYS.values() if k.section == section])]
+    names = here or near or nearest(path, [*KEYS, *SECTIONS])
+    hint = f"did you mean {' or '.join(names[:3])}?" if names else f"sections are: {', '.join(SECTIONS)}"
+    raise UsageError(f"{at}: unknown key {written!r}", hint=hint)
+
+
+def _convert(key: Key, value: object, where: str, from_text: bool) -> Any:
+    """Validate a value and bring it to its form; ``from_text``: it may be text of another type."""
+    if value is None:
+        return None
+    try:
+        return _CONVERT[key.kind](key, value, from_text)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}", hint=_hint(key)) from None
+
+
+def _hint(key: Key) -> str:
+    if key.kind == "duration":
+        return _DURATION_HINT
+    if key.kind == "choice":
+        return f"choose one of {', '.join(key.choices)}"
+    return f"for example {key.example}" if key.example else ""
+
+
+def _as_text(key: Key, value: object, from_text: bool) -> str:
+    if key.path in ("archive.start", "archive.end", "replay.start") and hasattr(value, "isoformat"):
+        return str(value.isoformat())  # a TOML date
+    if key.path == "replay.symbols" and isinstance(value, int | list) and not isinstance(value, bool):
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text")
+    return value
+
+
+def _as_choice(key: Key, value: object, from_text: bool) -> str:
+    if value not in key.choices:
+        near = nearest(str(value), key.choices, 1)
+        raise ValueError(f"{value!r} is not known" + (f", {near[0]} is near" if near else ""))
+    return str(value)
+
+
+def _as_int(key: Key, value: object, from_text: bool) -> int:
+    try:
+        number = msgspec.convert(value, int, strict=not from_text)
+    except msgspec.ValidationError:
+        raise ValueError(f"{value!r} is not a whole number") from None
+    if number < key.least:
+        raise ValueError(f"{number} is less than {key.least}")
+    return number
+
+
+def _as_bool(key: Key, value: object, from_text: bool) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).casefold() if from_text else ""
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _as_list(key: Key, value: object, from_text: bool) -> tuple[str, ...]:
+    if key.name == "fault":  # its parameters hold commas
+        parts = [value] if isinstance(value, str) else value
+    elif isinstance(value, str):
+        parts = value.split(",")
+    else:
+        parts = value
+    if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
+        raise ValueError(f"{value!r} is not a list of text")
+    if key.name not in ("fault", "recording"):  # a file name may hold a comma
+        parts = [p for part in parts for p in part.split(",")]
+    return tuple(dict.fromkeys(p.strip() for p in parts if p.strip()))
+
+
+def _as_symbols(key: Key, value: object, from_text: bool) -> Any:
+    lists = value.values() if isinstance(value, dict) else [value]
+    for item in lists:
+        if not isinstance(item, str) and not (isinstance(item, list) and all(isinstance(s, str) for s in item)):
+            raise ValueError(f"{item!r} is not a list of symbols")
+    return value
+
+
+def _as_mapping(key: Key, value: object, from_text: bool) -> dict[str, str]:
+    if from_text and isinstance(value, str):
+        value = dict(part.split("=", 1) for part in value.split(",") if part)
+    if not isinstance(value, dict) or not all(isinstance(v, str | int | float | bool) for v in value.values()):
+        raise ValueError(f"{value!r} is not a table of plain values")
+    return {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
+
+
+def _as_endpoints(key: Key, value: object, from_text: bool) -> dict[str, str]:
+    """Venue, or "" for all, to URL."""
+    found: dict[str, str] = {}
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    else:
+        parts = [p.strip() for item in (value if isinstance(value, list) else [value]) for p in str(item).split(",")]
+        pairs = []
+        for part in filter(None, parts):
+            head, equals, tail = part.partition("=")
+            pairs.append((head.strip(), tail.strip()) if equals and "://" not in head else ("", part))
+    for venue, url in pairs:
+        if not isinstance(url, str):
+            raise ValueError(f"{url!r} is not a URL")
+        try:
+            parts_ = urlsplit(url)
+            valid = parts_.scheme in ("http", "https", "ws", "wss") and bool(parts_.hostname) and parts_.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(f"endpoint {url!r} is not a URL")
+        name = "" if venue in ("all", "*") else str(venue)
+        if found.get(name, url) != url:
+            raise ValueError(f"endpoint of {name or 'all exchanges'} is given twice")
+        found[name] = url
+    return found
+
+
+def _as_duration(key: Key, value: object, from_text: bool) -> int:
+    if not isinstance(value, str):
+        raise ValueError(f"duration {value!r} is not text")
+    return parse_duration(value)
+
+
+def _as_speed(key: Key, value: object, from_text: bool) -> float:
+    return parse_speed(str(value))
+
+
+_CONVERT: Final = {
+    "text": _as_text,
+    "choice": _as_choice,
+    "int": _as_int,
+    "bool": _as_bool,
+    "list": _as_list,
+    "symbols": _as_symbols,
+    "mapping": _as_mapping,
+    "endpoints": _as_endpoints,
+    "duration": _as_duration,
+    "speed": _as_speed,
+}
+
+
+def parse_duration(text: str) -> int:
+    """``30s``, ``1h30m``, ``1.5s``, ``500ms``, ``2d`` in ns; raises ValueError."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match or not text.strip():
+        raise ValueError(f"duration {text!r} is not understood")
+    days, hours, minutes, seconds, fraction, millis = match.groups()
+    whole = int(days or 0) * 86_400 + int(hours or 0) * 3_600 + int(minutes or 0) * 60 + int(seconds or 0)
+    ns = whole * 1_000_000_000 + int((fraction or "").ljust(9, "0")) + int(millis or 0) * 1_000_000
+    if ns == 0:
+        raise ValueError(f"duration {text!r} is zero")
+    return ns
+
+
+def parse_speed(text: str) -> float:
+    """``max`` is 0.0, ``10`` and ``10x`` are 10.0; raises ValueError."""
+    word = text.strip().casefold()
+    if word == "max":
+        return 0.0
+    try:
+        speed = float(word.removesuffix("x"))
+    except ValueError:
+        speed = -1.0
+    if not 0 < speed < 1e9:
+        raise ValueError(f"speed {text!r} is neither a positive number nor max")
+    return speed
+
+
+def mask(value: Any) -> Any:
+    """Hide passwords in URLs, in text or in a collection of texts."""
+    if isinstance(value, str):
+        return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:********@", value)
+    if isinstance(value, dict):
+        return {k: mask(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [mask(v) for v in value]
+    return value
+
+
+def template() -> str:
+    """A configuration file with every setting as a comment, for ``config init``."""
+    lines = [
+        "# Configuration of CryptoMarketData. Flags and environment variables win over this file.",
+        "# Where each value comes from: cmd-cli config show --origin",
+        "",
+    ]
+    for key in KEYS.values():
+        header = f"[{key.section}]"
+        if key.section and header not in lines:
+            lines += ["", header]
+        if key.shared:
+            continue
+        default = "" if key.default in (None, "", [], {}) else f" (default {_plain(key.default)})"
+        lines += [f"# {key.doc}{default}; {key.variables[0]}", f"#{key.name} = {key.example}"]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
