@@ -9,15 +9,18 @@ exchange package states its own in a few lines and one table of tests runs over 
     EMPTY   --start-->             SYNCING
     SYNCING --snapshot chains-->   LIVE
     LIVE    --gap, disconnect-->   STALE
+    LIVE    --snapshot chains-->   LIVE      (a refresh, which never goes backwards)
     STALE   --snapshot chains-->   LIVE
+
+The table ``TRANSITIONS`` says it for every state and event; the builder has no other way to move.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["BookState", "SequenceRule", "Verdict"]
+__all__ = ["TRANSITIONS", "BookEvent", "BookState", "SequenceRule", "Verdict"]
 
 
 class BookState(Enum):
@@ -27,6 +30,29 @@ class BookState(Enum):
     SYNCING = "SYNCING"  # never live; waits for a snapshot that chains with the deltas
     LIVE = "LIVE"  # complete within its known depth, every update seen
     STALE = "STALE"  # the last good book, kept readable while a new one loads
+
+
+class BookEvent(Enum):
+    """What moves a book from state to state."""
+
+    START = "start"  # the stream is subscribed: deltas arrive from now on
+    SNAPSHOT = "snapshot"  # a snapshot chains with the buffered deltas
+    LOST = "lost"  # a gap, a disconnect, a malformed delta, or the touch left the known range
+
+
+TRANSITIONS: Final[dict[tuple[BookState, BookEvent], BookState]] = {
+    (BookState.EMPTY, BookEvent.START): BookState.SYNCING,
+    (BookState.EMPTY, BookEvent.LOST): BookState.EMPTY,
+    (BookState.SYNCING, BookEvent.START): BookState.SYNCING,
+    (BookState.SYNCING, BookEvent.SNAPSHOT): BookState.LIVE,
+    (BookState.SYNCING, BookEvent.LOST): BookState.SYNCING,
+    (BookState.LIVE, BookEvent.START): BookState.LIVE,
+    (BookState.LIVE, BookEvent.SNAPSHOT): BookState.LIVE,
+    (BookState.LIVE, BookEvent.LOST): BookState.STALE,
+    (BookState.STALE, BookEvent.START): BookState.STALE,
+    (BookState.STALE, BookEvent.SNAPSHOT): BookState.LIVE,
+    (BookState.STALE, BookEvent.LOST): BookState.STALE,
+}  # a snapshot without a start is missing: nobody asked for it, and it is refused
 
 
 class Verdict(Enum):
