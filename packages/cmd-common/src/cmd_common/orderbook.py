@@ -140,11 +140,13 @@ class OrderBook:
         """
         # All levels are checked before the first is applied. Every comparison with NaN is false.
         for price, quantity in bids:
-            if not (0.0 <= quantity < inf and 0.0 < price < inf):
-                _refuse(self, "bid", price, quantity)
+            if quantity < inf and price < inf and quantity >= 0.0 and price > 0.0:
+                continue
+            _refuse(self, "bid", price, quantity)
         for price, quantity in asks:
-            if not (0.0 <= quantity < inf and 0.0 < price < inf):
-                _refuse(self, "ask", price, quantity)
+            if quantity < inf and price < inf and quantity >= 0.0 and price > 0.0:
+                continue
+            _refuse(self, "ask", price, quantity)
         if bids:
             side = self._bids
             near = self._bid_near
