@@ -31,6 +31,7 @@ __all__ = [
     "Key",
     "Settings",
     "Value",
+    "format_duration",
     "load",
     "mask",
     "parse_duration",
@@ -165,7 +166,13 @@ class Value(Struct, frozen=True):
     origin: str
 
     def shown(self) -> Any:
-        """The value as it may be printed: without secrets."""
+        """The value as it may be printed: as one would write it, without secrets."""
+        if self.value is not None and self.key.kind == "duration":
+            return format_duration(self.value)
+        if self.value is not None and self.key.kind == "speed":
+            return "max" if self.value == 0 else f"{self.value:g}"
+        if self.key.kind == "endpoints" and self.value and set(self.value) == {""}:
+            return mask(self.value[""])
         return "********" if self.key.secret and self.value else mask(self.value)
 
 
@@ -288,7 +295,8 @@ def _known(path: str, written: str, at: str) -> Key:
     section, dot, name = path.rpartition(".")
     # the same key elsewhere is as likely as a misspelt one here
     near = [k.path for k in KEYS.values() if k.name == name and k.section != section] if dot else []
-    here = [f"{section}.{n}" for n in nearest(name, [k.name for k in KEYS.values() if k.section == section])]
+    prefix = f"{section}." if section else ""
+    here = [f"{prefix}{n}" for n in nearest(name, [k.name for k in KEYS.values() if k.section == section])]
     names = here or near or nearest(path, [*KEYS, *SECTIONS])
     hint = f"did you mean {' or '.join(names[:3])}?" if names else f"sections are: {', '.join(SECTIONS)}"
     raise UsageError(f"{at}: unknown key {written!r}", hint=hint)
@@ -374,7 +382,10 @@ def _as_symbols(key: Key, value: object, from_text: bool) -> Any:
 
 def _as_mapping(key: Key, value: object, from_text: bool) -> dict[str, str]:
     if from_text and isinstance(value, str):
-        value = dict(part.split("=", 1) for part in value.split(",") if part)
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError(f"{value!r} is not k=v,...")
+        value = {name.strip(): text.strip() for name, _, text in pairs}
     if not isinstance(value, dict) or not all(isinstance(v, str | int | float | bool) for v in value.values()):
         raise ValueError(f"{value!r} is not a table of plain values")
     return {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
@@ -443,6 +454,19 @@ def parse_duration(text: str) -> int:
     if ns == 0:
         raise ValueError(f"duration {text!r} is zero")
     return ns
+
+
+def format_duration(ns: int) -> str:
+    """The shortest text that ``parse_duration`` reads back: ``1h30m``, ``1.5s``."""
+    parts = []
+    rest = ns
+    for unit, size in (("d", 86_400_000_000_000), ("h", 3_600_000_000_000), ("m", 60_000_000_000)):
+        if rest >= size:
+            parts.append(f"{rest // size}{unit}")
+            rest %= size
+    if rest:
+        parts.append(f"{rest // 1_000_000_000}" + f".{rest % 1_000_000_000:09d}".rstrip("0").rstrip(".") + "s")
+    return "".join(parts)
 
 
 def parse_speed(text: str) -> float:

@@ -7,7 +7,7 @@ A selector is one of
     BTC-USDT-PERP           the unified name of a derivative
     *USDT, BTC-*            a wildcard over own and unified names (``*``, ``?``, ``[abc]``)
     all                     everything that is trading
-    binance-spot:BTCUSDT    any of these for one venue only
+    binance-spot:BTCUSDT    any of these (and @file) for one venue only
     @file                   selectors from a file: lines with ``#`` comments, or .toml, .yaml, .json
 and a text may hold a comma list of them. The order is kept and duplicates collapse.
 """
@@ -136,9 +136,7 @@ def _flatten(
 
 def _one(text: str, venues: Sequence[str], venue: str | None, in_file: str) -> Iterator[tuple[str | None, str]]:
     if text.startswith("@"):
-        if in_file:
-            raise UsageError(f"{in_file} includes {text[1:]}", hint="a file of symbols cannot include another one")
-        yield from _flatten(_read(text[1:]), venues, venue, in_file=text[1:])
+        yield from _include(text[1:], venues, venue, in_file)
         return
     head, colon, tail = text.partition(":")
     if colon and venue is None:
@@ -149,7 +147,16 @@ def _one(text: str, venues: Sequence[str], venue: str | None, in_file: str) -> I
             raise UsageError(f"{head}:{where} names no symbol", hint=f"write it as {head}:SYMBOL")
     elif colon and head.strip() == venue:  # a full name inside the list of its own venue
         text = tail.strip()
-    yield venue, text
+    if text.startswith("@"):
+        yield from _include(text[1:], venues, venue, in_file)
+    else:
+        yield venue, text
+
+
+def _include(path: str, venues: Sequence[str], venue: str | None, in_file: str) -> Iterator[tuple[str | None, str]]:
+    if in_file:
+        raise UsageError(f"{in_file} includes {path}", hint="a file of symbols cannot include another one")
+    yield from _flatten(_read(path), venues, venue, in_file=path)
 
 
 def _venue(name: str, venues: Sequence[str], where: str) -> str:

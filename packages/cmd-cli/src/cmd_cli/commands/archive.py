@@ -1,0 +1,77 @@
+"""``cmd-cli archive``: history into a store."""
+
+from __future__ import annotations
+
+from cmd_cli.command import Cmd, Run, flag
+
+__all__ = ["ARCHIVE_TYPES", "command"]
+
+ARCHIVE_TYPES = ("trades", "agg_trades", "candles")
+
+
+def _archive(**flags: object) -> int:
+    from cmd_cli import values
+    from cmd_common.commands import ArchiveOptions, Result
+    from cmd_common.registry import command as implementation
+
+    run = Run("archive", flags)
+    venues = values.exchanges(run.get("exchange"), run.get("symbols"))
+    start, end = values.days(run.get("start"), run.get("end"))
+    options = ArchiveOptions(
+        exchanges=venues,
+        symbols=values.selectors(run.get("symbols"), venues),
+        types=values.check_types(run.get("types"), ARCHIVE_TYPES),
+        start=start,
+        end=end,
+        store=values.check_store(run.get("store")),
+        intervals=values.check_intervals(run.get("interval"), venues),
+        candles=run.get("candles"),
+        compare=run.get("compare"),
+        endpoints=values.endpoints(run.get("endpoint"), venues),
+        dry_run=run.get("dry-run"),
+        force=run.get("force"),
+        keep_downloads=run.get("keep-downloads"),
+        parallel=run.get("parallel"),
+        proxy=run.get("proxy"),
+    )
+    with run.output() as output:
+        result: Result = implementation("archive")(options, output)
+        return output.finish(result)
+
+
+command = Cmd(
+    "archive",
+    _archive,
+    doc="Download, verify and store history: only what is missing, checked against the published checksums.",
+    examples=[
+        (
+            "two days of trades and candles",
+            "cmd-cli archive --exchange binance-spot --types trades,candles --symbols BTCUSDT"
+            " --start 2024-08-08 --end 2024-08-09 --store parquet:data",
+        ),
+        (
+            "what would be downloaded",
+            "cmd-cli archive --exchange binance-spot --types trades --symbols BTCUSDT,ETHUSDT"
+            " --start 2024-08-08 --end 2024-08-09 --store parquet:data --dry-run",
+        ),
+    ],
+    params=[
+        flag("archive", "exchange", metavar="VENUE"),
+        flag("archive", "symbols", metavar="SYMBOL", note="BTCUSDT, BTC-USDT, '*USDT', all, @file"),
+        flag("archive", "types", metavar="TYPE", note=", ".join(ARCHIVE_TYPES)),
+        flag("archive", "start", metavar="DAY"),
+        flag("archive", "end", metavar="DAY"),
+        flag("archive", "store", metavar="KIND:PATH"),
+        flag("archive", "interval", metavar="INTERVAL"),
+        flag("archive", "candles"),
+        flag("archive", "compare"),
+        flag("archive", "dry-run"),
+        flag("archive", "force"),
+        flag("archive", "parallel"),
+        flag("archive", "keep-downloads"),
+        flag("archive", "endpoint"),
+        flag("archive", "proxy", metavar="URL"),
+    ],
+    notes="Days are inclusive. Killed at any moment and run again, it ends with the same rows. Exit codes: 0 done,\n"
+    "1 failed (a wrong checksum too), 2 wrong usage, 3 done with gaps (a missing day too).",
+)

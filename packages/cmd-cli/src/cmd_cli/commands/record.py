@@ -1,0 +1,73 @@
+"""``cmd-cli record``: live market data into a store."""
+
+from __future__ import annotations
+
+from cmd_cli.command import Cmd, Run, flag
+
+__all__ = ["command"]
+
+
+def _record(**flags: object) -> int:
+    from cmd_cli import values
+    from cmd_common.commands import RecordOptions, Result
+    from cmd_common.feed import FEED_TYPES
+    from cmd_common.registry import command as implementation
+
+    run = Run("record", flags)
+    venues = values.exchanges(run.get("exchange"), run.get("symbols"))
+    options = RecordOptions(
+        exchanges=venues,
+        symbols=values.selectors(run.get("symbols"), venues),
+        types=values.check_types(run.get("types"), FEED_TYPES),
+        store=values.check_store(run.get("store")),
+        intervals=values.check_intervals(run.get("interval"), venues),
+        depth=run.get("depth"),
+        endpoints=values.endpoints(run.get("endpoint"), venues),
+        duration=run.get("duration"),
+        until_end=run.get("until-end"),
+        snapshot_every=run.get("snapshot-every"),
+        raw=run.get("raw"),
+        proxy=run.get("proxy"),
+        queue_limit=run.get("queue-limit"),
+        options=run.get("options"),
+    )
+    with run.output() as output:
+        result: Result = implementation("record")(options, output)
+        return output.finish(result)
+
+
+command = Cmd(
+    "record",
+    _record,
+    doc="Record live market data into a store: trades, quotes, candles and checked order books.",
+    examples=[
+        (
+            "books and trades of two symbols for five seconds",
+            "cmd-cli record --exchange binance-spot --symbols BTCUSDT,ETHUSDT --types trades,book"
+            " --store parquet:data --duration 5s",
+        ),
+        (
+            "everything of one symbol, the exchange's own messages too, with a summary for scripts",
+            "cmd-cli record --exchange binance-spot --symbols BTC-USDT --store parquet:data --raw raw"
+            " --duration 3s --json",
+        ),
+    ],
+    params=[
+        flag("record", "exchange", metavar="VENUE"),
+        flag("record", "symbols", metavar="SYMBOL", note="BTCUSDT, BTC-USDT, '*USDT', all, @file"),
+        flag("record", "types", metavar="TYPE", note="trades, agg_trades, quotes, candles, book"),
+        flag("record", "store", metavar="KIND:PATH"),
+        flag("record", "interval", metavar="INTERVAL"),
+        flag("record", "duration"),
+        flag("record", "until-end"),
+        flag("record", "depth"),
+        flag("record", "raw", metavar="DIR"),
+        flag("record", "endpoint"),
+        flag("record", "proxy", metavar="URL"),
+        flag("record", "snapshot-every"),
+        flag("record", "queue-limit"),
+        flag("record", "options", metavar="K=V,..."),
+    ],
+    notes="Ctrl-C ends it cleanly: everything received is written first. Exit codes: 0 done, 1 failed, 2 wrong usage,\n"
+    "3 done with gaps, which are rows of table gaps.",
+)

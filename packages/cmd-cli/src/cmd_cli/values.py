@@ -1,0 +1,268 @@
+"""From settings to the options of a command: what a value must be beyond its form.
+
+Everything here raises UsageError (exit code 2) with the nearest match or the next thing to do, before
+any connection is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from cmd_common.errors import UnknownNameError, UsageError
+from cmd_common.symbols import nearest
+
+if TYPE_CHECKING:
+    from cmd_common.emulation import Fault
+
+__all__ = [
+    "FAULTS",
+    "check_intervals",
+    "check_store",
+    "check_types",
+    "day",
+    "days",
+    "endpoints",
+    "exchanges",
+    "fault",
+    "instant",
+    "listen",
+    "number_or_names",
+    "recordings",
+    "selectors",
+]
+
+FAULTS: Final[dict[str, tuple[str, ...]]] = {
+    "drop": ("rate", "at", "count", "symbol", "stream"),
+    "repeat": ("rate", "at", "count", "symbol", "stream"),
+    "reorder": ("rate", "at", "count", "symbol", "stream"),
+    "tear": ("rate", "at", "count", "symbol", "stream"),
+    "delay": ("rate", "at", "count", "symbol", "stream", "ms"),
+    "disconnect": ("rate", "at", "count"),
+    "silence": ("rate", "at", "count", "symbol", "stream", "ms"),
+    "rate_limit": ("rate", "at", "count"),
+    "ban": ("rate", "at", "count"),
+    "bad_checksum": ("symbol", "day"),
+    "truncated_zip": ("symbol", "day"),
+    "missing_day": ("symbol", "day"),
+    "malformed": ("rate", "at", "count", "symbol", "stream"),
+}
+"""Kinds of faults and the parameters that mean something for them."""
+
+
+def exchanges(names: Sequence[str] | None, symbols: object = None) -> tuple[str, ...]:
+    """Check exchanges; without any, those that a mapping of symbols names."""
+    from cmd_common.registry import names as registered
+
+    known = registered("cmd.exchanges")
+    chosen = list(names or ())
+    if not chosen and isinstance(symbols, Mapping):
+        chosen = [str(venue) for venue in symbols if venue not in ("all", "*")]
+    if not chosen:
+        raise UsageError("no exchange is given", hint=f"add --exchange with any of: {', '.join(known)}")
+    for name in chosen:
+        if name not in known:
+            near = nearest(name, known)
+            raise UnknownNameError(
+                "exchange", name, near, hint="" if near else f"installed are: {', '.join(known) or 'none'}"
+            )
+    return tuple(chosen)
+
+
+def selectors(symbols: object, venues: Sequence[str]) -> tuple[str, ...]:
+    """Flatten symbols to selectors of ``get_symbols``; a mapping's other venues are left out."""
+    from cmd_common.registry import names as registered
+    from cmd_common.symbols import expand_selectors
+
+    if isinstance(symbols, Mapping):
+        known = registered("cmd.exchanges")
+        for venue in symbols:
+            if venue not in known and venue not in ("all", "*"):
+                raise UnknownNameError("exchange", str(venue), nearest(str(venue), known))
+        symbols = {k: v for k, v in symbols.items() if k in venues or k in ("all", "*")}
+    if not symbols:
+        raise UsageError(
+            f"no symbols are given for {', '.join(venues)}", hint="add --symbols, such as --symbols BTCUSDT or all"
+        )
+    pairs = expand_selectors(symbols, venues=venues)  # type: ignore[arg-type]  # its form was checked before
+    return tuple(f"{venue}:{selector}" if venue else selector for venue, selector in pairs)
+
+
+def check_types(types: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Check record types."""
+    if not types:
+        raise UsageError("no types are given", hint=f"types are: {', '.join(known)}")
+    for name in types:
+        if name not in known:
+            near = nearest(name, known)
+            raise UnknownNameError("type", name, near, hint="" if near else f"types are: {', '.join(known)}")
+    return tuple(types)
+
+
+def check_intervals(intervals: Sequence[str], venues: Sequence[str]) -> tuple[str, ...]:
+    """Check candle intervals against what every venue has."""
+    from cmd_common.registry import exchange
+
+    for venue in venues:
+        known = tuple(exchange(venue).intervals)
+        for name in intervals:
+            if known and name not in known:
+                near = [k for k in known if k.casefold() == name.casefold()] or nearest(name, known)
+                raise UnknownNameError(
+                    f"interval of {venue}", name, near, hint="" if near else f"intervals are: {', '.join(known)}"
+                )
+    return tuple(intervals)
+
+
+def check_store(url: str | None) -> str:
+    """Check a store's URL without opening it."""
+    from cmd_common.registry import names as registered
+
+    known = registered("cmd.stores")
+    if not url:
+        raise UsageError("no store is given", hint="add --store parquet:DIR, or store = ... in cmd.toml")
+    scheme, colon, location = url.partition(":")
+    if not colon:
+        raise UsageError(f"store {url!r} names no kind of store", hint=f"write it as {known[0]}:{url}" if known else "")
+    if scheme not in known:
+        near = nearest(scheme, known)
+        raise UnknownNameError(
+            "store", scheme, near, hint="" if near else f"installed are: {', '.join(known) or 'none'}"
+        )
+    if not location:
+        raise UsageError(f"store {url!r} has no location", hint=f"write it as {scheme}:PATH")
+    return url
+
+
+def endpoints(found: Mapping[str, str] | None, venues: Sequence[str]) -> dict[str, str]:
+    """Check endpoints, a mapping from venue (empty: all) to URL; those of other venues are left out."""
+    from cmd_common.registry import names as registered
+
+    known = registered("cmd.exchanges")
+    for venue in found or ():
+        if venue and venue not in known:
+            raise UnknownNameError("exchange in endpoint", venue, nearest(venue, known))
+    return {venue: url for venue, url in (found or {}).items() if not venue or venue in venues}
+
+
+def day(text: str, what: str) -> date:
+    """Parse ``2024-08-08``, ``today`` or ``yesterday`` (UTC)."""
+    today = datetime.now(UTC).date()
+    if text in ("today", "yesterday"):
+        return today if text == "today" else today - timedelta(days=1)
+    try:
+        if len(text) != 10:
+            raise ValueError
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{what} {text!r} is not a date", hint="write it as 2024-08-08") from None
+
+
+def days(start: str | None, end: str | None) -> tuple[date, date]:
+    """Check the first and last day of an archive, both inclusive; without an end it is one day."""
+    if not start:
+        raise UsageError("no start is given", hint="add --start 2024-08-08 (and --end, inclusive)")
+    first = day(start, "start")
+    last = day(end, "end") if end else first
+    if last < first:
+        raise UsageError(f"end {last} is before start {first}", hint="both days are inclusive")
+    today = datetime.now(UTC).date()
+    for what, value in (("start", first), ("end", last)):
+        if value > today:
+            raise UsageError(f"{what} {value} is in the future", hint=f"today is {today}, UTC")
+    return first, last
+
+
+def instant(text: str, what: str) -> int:
+    """Parse a date or an ISO 8601 time, UTC where no offset is given, to ns."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{what} {text!r} is not a time", hint="write it as 2025-03-01 or 2025-03-01T23:59:00"
+        ) from None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    since = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+
+
+def fault(text: str) -> Fault:
+    """Parse ``KIND[:k=v,...]``."""
+    from cmd_common.emulation import Fault
+
+    kind, _, rest = text.partition(":")
+    kind = kind.strip().replace("-", "_")
+    if kind not in FAULTS:
+        near = nearest(kind, FAULTS)
+        raise UnknownNameError("fault", kind, near, hint="" if near else f"faults are: {', '.join(FAULTS)}")
+    parameters: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in rest.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals or not value:
+            raise UsageError(f"fault parameter {part!r} is not k=v", hint=f"for example {kind}:rate=0.01")
+        if name not in FAULTS[kind]:
+            near = nearest(name, FAULTS[kind])
+            raise UnknownNameError(
+                f"parameter of fault {kind}", name, near, hint="" if near else f"there are: {', '.join(FAULTS[kind])}"
+            )
+        _check_parameter(name, value)
+        parameters[name] = value
+    return Fault(kind, parameters)
+
+
+def _check_parameter(name: str, value: str) -> None:
+    try:
+        if name == "rate":
+            valid = 0 <= float(value) <= 1
+        elif name in ("at", "count", "ms"):
+            valid = int(value) >= 1
+        elif name == "day":
+            valid = bool(date.fromisoformat(value))
+        else:
+            valid = True
+    except ValueError:
+        valid = False
+    if not valid:
+        form = {"rate": "a number from 0 to 1", "day": "a date"}.get(name, "a whole number from 1")
+        raise UsageError(f"fault parameter {name}={value} is not {form}")
+
+
+def listen(text: str) -> str:
+    """Check ``HOST:PORT``."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+        raise UsageError(
+            f"address {text!r} is not HOST:PORT", hint="for example 127.0.0.1:9001; port 0 is any free one"
+        )
+    return text
+
+
+def recordings(paths: Sequence[str]) -> tuple[str, ...]:
+    """Check that recordings are there and readable."""
+    for path in paths:
+        if not os.path.isfile(path):
+            folder = os.path.dirname(path) or "."
+            there = os.listdir(folder) if os.path.isdir(folder) else []
+            near = nearest(os.path.basename(path), there, 1)
+            raise UsageError(
+                f"recording {path} is not a file", hint=f"did you mean {os.path.join(folder, near[0])}?" if near else ""
+            )
+        if not os.access(path, os.R_OK):
+            raise UsageError(f"recording {path} is not readable")
+    return tuple(paths)
+
+
+def number_or_names(text: str) -> tuple[int, tuple[str, ...]]:
+    """Symbols of a simulation: their number, or their names."""
+    names: tuple[Any, ...] = tuple(dict.fromkeys(p.strip().upper() for p in text.split(",") if p.strip()))
+    if len(names) == 1 and names[0].isdecimal():
+        number = int(names[0])
+        if not 1 <= number <= 10_000:
+            raise UsageError(f"number of symbols {number} is not from 1 to 10000")
+        return number, ()
+    if not names:
+        raise UsageError("no symbols are given", hint="--symbols 4, or --symbols BTCUSDT,ETHUSDT")
+    return len(names), names
