@@ -6,13 +6,18 @@ no implementation by name. Every function has the form ``run(options, reporter) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import date
-from typing import Any, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from msgspec import Struct, field
 
 from .emulation import Fault
+
+if TYPE_CHECKING:
+    from .multibook import MultiSymbolOrderBook
+    from .records import Record
 
 __all__ = [
     "EXIT_FAILED",
@@ -20,6 +25,7 @@ __all__ = [
     "EXIT_OK",
     "EXIT_USAGE",
     "ArchiveOptions",
+    "LiveSource",
     "RecordOptions",
     "ReplayOptions",
     "Reporter",
@@ -121,3 +127,26 @@ class SymbolsOptions(Struct, frozen=True):
     symbols: tuple[str, ...] = ("all",)
     endpoints: Mapping[str, str] = field(default_factory=dict)
     proxy: str = ""
+
+
+class LiveSource(Protocol):
+    """Live records and books of exchanges, for consumers in the same event loop.
+
+    An entry point of ``cmd.sources`` named ``live`` is a class that is made as ``Source(options, reporter)``
+    with RecordOptions whose ``store`` is empty. Entering it resolves the symbols and connects; leaving it
+    closes all connections. Raises CmdError for what cannot be used.
+    """
+
+    books: MultiSymbolOrderBook  # kept up to date between two records; each book has its state
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def subscribe(self) -> AsyncIterator[Sequence[Record]]:
+        """Yield records in the order of arrival, several at a time, until the source has ended.
+
+        The queue is bounded; a consumer that falls behind loses the oldest records.
+        """

@@ -10,6 +10,8 @@ __all__ = ["command"]
 
 
 def _query(sql: str, **flags: str | None) -> int:
+    import sys
+
     from cmd_cli import values
     from cmd_common.errors import UsageError
     from cmd_common.io import open_reader
@@ -20,7 +22,7 @@ def _query(sql: str, **flags: str | None) -> int:
         format_ = "json"
     url = values.check_store(run.get("store"))
     if sql == "-":
-        sql = click.get_text_stream("stdin").read()
+        sql = sys.stdin.read()
     if not sql.strip():
         raise UsageError("the query is empty", hint='for example "SELECT count(*) FROM trades"')
     with run.output() as output, open_reader(url) as reader:
