@@ -1,0 +1,54 @@
+"""Loading a venue's reference data over the network, with retries and clear words."""
+
+from __future__ import annotations
+
+from cmd_common.commands import Reporter
+from cmd_common.errors import RateLimitError, VenueError
+from cmd_common.exchange import Endpoints, Exchange
+from cmd_common.instruments import Instrument
+from cmd_common.seams import Clock, Net, Rng
+
+from .backoff import SECOND, Backoff
+from .budget import BudgetPools
+from .scheduler import DEFAULT_RETRY_AFTER, fetch, passing
+
+__all__ = ["load_instruments"]
+
+ATTEMPTS = 5
+
+
+async def load_instruments(
+    exchange: Exchange,
+    endpoints: Endpoints,
+    net: Net,
+    clock: Clock,
+    rng: Rng,
+    pools: BudgetPools,
+    reporter: Reporter,
+) -> list[Instrument]:
+    """Return what the venue trades.
+
+    A lost connection, a server error or a rate limit is tried again, five times in all; a rate limit
+    is waited for as long as the exchange says. Raises VenueError, ProtocolError for a body that is no
+    reference data.
+    """
+    request = exchange.instruments_request(endpoints)
+    budget = pools.get(exchange.limits.weight_pool or exchange.venue, exchange.limits.weight_per_minute)
+    backoff = Backoff(rng, limit=ATTEMPTS)
+    while True:
+        while delay := budget.delay(request.weight, clock.monotonic()):
+            await clock.sleep(delay)
+        try:
+            response = await fetch(exchange, request, net, clock, budget)
+        except VenueError as error:
+            now = clock.monotonic()
+            wait = backoff.failed(now)
+            if not passing(error) or backoff.exhausted:
+                raise
+            if isinstance(error, RateLimitError):
+                wait = error.retry_after or DEFAULT_RETRY_AFTER
+                budget.ban(now + wait, error.message)
+            reporter.warn(f"{exchange.venue}: {error}; next attempt in {wait / SECOND:.1f} s")
+            await clock.sleep(wait)
+        else:
+            return exchange.parse_instruments(response.body)

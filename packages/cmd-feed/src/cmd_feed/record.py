@@ -1,0 +1,140 @@
+"""The command ``record``: live market data into a store, until it is told to stop.
+
+Exit codes: 0 done, 3 done with gaps, 1 the store failed or a connection was given up, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, RecordOptions, Reporter, Result
+from cmd_common.errors import UsageError
+
+__all__ = ["record", "run"]
+
+
+def run(options: RecordOptions, reporter: Reporter) -> Result:
+    """Record until the duration is over, everything was sent (``until_end``), or SIGINT or SIGTERM.
+
+    Raises CmdError when it cannot start. The summary has ``records`` by table, ``gaps`` and ``books``;
+    further ``confirmed``, ``gap_reasons`` and ``connections``.
+    """
+    from .net import event_loop_factory
+
+    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
+        return runner.run(record(options, reporter))
+
+
+async def record(options: RecordOptions, reporter: Reporter) -> Result:
+    """``run`` inside a running event loop."""
+    from .session import LiveSession
+
+    if not options.store and not options.raw:
+        raise UsageError("nowhere to record to", hint="give a store, such as parquet:data")
+    if options.duration is not None and options.duration <= 0:
+        raise UsageError("the duration is not positive", hint="write it as 30s, 5m or 2h")
+    session = LiveSession(options, reporter)
+    stop = asyncio.Event()
+    with _signals(stop, reporter):
+        started = await _until(session.start(), stop)
+        if started:
+            named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in session.symbols.items())
+            where = options.store or options.raw
+            reporter.info(f"recording {', '.join(options.types)} into {where}; symbols: {named}; Ctrl-C stops")
+            seconds = options.duration / 1e9 if options.duration is not None else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await _until(session.wait(), stop)
+        await session.stop()
+    return _result(session, reporter)
+
+
+def _result(session: Any, reporter: Reporter) -> Result:
+    gaps = session.ledger.gaps
+    pipeline = session.pipeline
+    summary = {
+        "records": dict(sorted(session.ledger.records.items())),
+        "gaps": gaps,
+        "books": {
+            name: {
+                "state": book.state,
+                "last_id": book.last_id,
+                "best_bid": list(book.best_bid) if book.best_bid is not None else None,
+                "best_ask": list(book.best_ask) if book.best_ask is not None else None,
+            }
+            for name, book in session.book_states().items()
+        },
+        "confirmed": pipeline.counters.confirmed if pipeline is not None else 0,
+        "gap_reasons": {reason: n for reason, n in sorted(session.ledger.open.items()) if n},
+        "connections": {
+            c.name: {
+                "state": c.state,
+                "messages": c.counters.messages,
+                "connects": c.counters.connects,
+                "disconnects": c.counters.disconnects,
+                "resyncs": c.feed.resyncs,
+                "malformed": c.feed.malformed,
+            }
+            for c in session.connections()
+        },
+    }
+    if session.error is not None:
+        confirmed = summary["confirmed"]
+        reporter.warn(f"recording ended early: {session.error}; {confirmed:,} records are confirmed and stay")
+        return Result(EXIT_FAILED, {**summary, "error": str(session.error)})
+    if session.failed_connections:
+        return Result(EXIT_FAILED, summary)
+    return Result(EXIT_GAPS if gaps else EXIT_OK, summary)
+
+
+async def _until(work: Any, stop: asyncio.Event) -> bool:
+    """Await ``work`` or the stop event; True if the work was done, its exception is raised."""
+    task = asyncio.ensure_future(work)
+    wait = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, wait), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        for t in (task, wait):
+            t.cancel()
+        await asyncio.gather(task, wait, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event, reporter: Reporter) -> Iterator[None]:
+    """SIGINT and SIGTERM set the event; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    caught = (signal.SIGINT, signal.SIGTERM)
+
+    def on_signal(number: signal.Signals) -> None:
+        reporter.info(f"{number.name}: finishing; what was read is being stored")
+        stop.set()
+        for n in caught:
+            _restore(loop, n)
+
+    installed = []
+    for number in caught:
+        try:
+            loop.add_signal_handler(number, on_signal, number)
+            installed.append(number)
+        except (NotImplementedError, RuntimeError, ValueError):  # Windows; or not the main thread
+            with contextlib.suppress(ValueError):
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    try:
+        yield
+    finally:
+        for number in installed:
+            _restore(loop, number)
+
+
+def _restore(loop: asyncio.AbstractEventLoop, number: signal.Signals) -> None:
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

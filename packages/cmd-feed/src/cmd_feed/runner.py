@@ -1,0 +1,493 @@
+"""Runs one Feed over one WebSocket after another: connect, subscribe, receive, reconnect.
+
+The runner is the only place where a Feed meets sockets and time. It stamps what it receives, carries
+out the Feed's actions, and collects records into lists that it hands on when the socket has nothing
+more to give, so that a message costs no queue operation and no task switch of its own.
+
+    idle -> connecting -> connected -> (lost) waiting -> connecting ...
+                              |-> ended   the server said that everything was sent (code 4000)
+                              '-> failed  given up; stopped: asked to
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+
+from msgspec import Struct
+
+from cmd_common.errors import BlockedError, CmdError, DisconnectedError, RateLimitError, VenueError
+from cmd_common.exchange import Exchange
+from cmd_common.feed import Action, Feed, FetchSnapshot, Output, Reconnect, Resubscribe, Send
+from cmd_common.records import Record
+from cmd_common.seams import Clock, Net, Rng, WebSocket
+
+from .backoff import SECOND, Backoff
+from .limiter import WindowLimiter
+from .net import HandshakeError
+from .scheduler import DEFAULT_RETRY_AFTER, SnapshotScheduler
+
+__all__ = ["END_OF_DATA", "ConnectionRunner", "Hooks", "RunnerCounters", "RunnerState"]
+
+END_OF_DATA = 4000  # close code: everything was sent
+BATCH = 2048  # records that are handed on at once at the latest
+OUTBOX = 4096  # frames that wait for the message rate; more is a defect of the Feed
+DEFECTS = 5  # exceptions of a Feed in a row before it is given up
+REFUSALS = 3  # handshakes refused with 403 or 451 in a row before it is given up
+
+
+class RunnerState(Enum):
+    """Where a connection is."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    WAITING = "waiting"
+    ENDED = "ended"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class RunnerCounters(Struct):
+    """Counts since the runner was made; rates are of the last whole second or so."""
+
+    messages: int = 0
+    bytes: int = 0
+    records: int = 0
+    connects: int = 0
+    disconnects: int = 0
+    defects: int = 0  # exceptions of the Feed
+    sent: int = 0
+    rate: float = 0.0  # messages a second
+    lag: int = 0  # ns, receive minus event time of the newest record; negative where clocks differ
+
+
+class Hooks(Struct):
+    """What a runner tells its owner; all are called in the event loop and must not wait.
+
+    ``full`` and ``wait`` are the back-pressure of whatever takes the records.
+    """
+
+    sink: Callable[[list[Record]], None]
+    full: Callable[[], bool]
+    wait: Callable[[], Awaitable[None]]
+    raw: Callable[[int, str, str, str | bytes], None] | None = None  # recv_ns, src, url, text
+    warn: Callable[[str], None] = lambda message: None
+    info: Callable[[str], None] = lambda message: None
+    changed: Callable[[ConnectionRunner], None] = lambda runner: None
+
+
+class _Lost(Exception):
+    """The connection is over; ``planned`` when we close it ourselves and nothing is wrong."""
+
+    def __init__(self, reason: str, *, planned: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.planned = planned
+
+
+class ConnectionRunner:
+    """One Feed and its connections. ``run`` returns when it ended, failed or was stopped; it never raises
+    for what an exchange, a network or a Feed may do.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        exchange: Exchange,
+        hooks: Hooks,
+        *,
+        net: Net,
+        clock: Clock,
+        rng: Rng,
+        scheduler: SnapshotScheduler,
+        connects: WindowLimiter,
+        until_end: bool = False,
+        attempts: int = 1000,
+        first_attempts: int = 8,
+    ) -> None:
+        self.feed = feed
+        self.exchange = exchange
+        self.state = RunnerState.IDLE
+        self.error: CmdError | None = None
+        self.counters = RunnerCounters()
+        self.ever_connected = False
+        self._hooks = hooks
+        self._net = net
+        self._clock = clock
+        self._rng = rng
+        self._scheduler = scheduler
+        self._connects = connects
+        self._until_end = until_end
+        self._attempts = attempts
+        self._first_attempts = first_attempts
+        self._backoff = Backoff(rng, limit=first_attempts)
+        self._messages = WindowLimiter.messages(exchange.limits.messages_per_second)
+        self._ws: WebSocket | None = None
+        self._outbox: asyncio.Queue[str] = asyncio.Queue(OUTBOX)
+        self._batch: list[Record] = []
+        self._flush_scheduled = False
+        self._loop = asyncio.get_running_loop()
+        self._interrupt: _Lost | None = None
+        self._stopping = asyncio.Event()
+        self._defects = 0
+        self._refusals = 0
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """The Feed's name, unique in the process."""
+        return self.feed.name
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Connect again and again until it is over."""
+        try:
+            while not self._stopping.is_set():
+                wait = await self._once()
+                if wait is None:
+                    break
+                self._set(RunnerState.WAITING)
+                await self._sleep(wait)
+        finally:
+            self._scheduler.cancel(self.name)
+            self._finish()
+            if self._stopping.is_set() and self.state not in (RunnerState.ENDED, RunnerState.FAILED):
+                self._set(RunnerState.STOPPED)
+
+    async def stop(self) -> None:
+        """Ask for the end: the connection is closed, ``run`` returns soon."""
+        self._stopping.set()
+        self._scheduler.cancel(self.name)
+        ws = self._ws
+        if ws is not None:
+            await ws.close()
+
+    async def _once(self) -> int | None:
+        """One connection; returns ns to wait before the next, or None when it is over."""
+        self._set(RunnerState.CONNECTING)
+        delay = self._connects.delay(self._clock.monotonic())
+        if delay:
+            self._connects.waited += 1
+            self._hooks.warn(f"{self.name}: {delay / SECOND:.0f} s until the exchange allows another connection")
+            await self._sleep(delay)
+            if self._stopping.is_set():
+                return None
+        self._connects.take(self._clock.monotonic())
+        try:
+            ws = await self._net.connect(self.feed.url)
+        except VenueError as error:
+            return self._refused(self._translate(error))
+        self.counters.connects += 1
+        self.ever_connected = True
+        self._refusals = 0
+        self._backoff.limit = self._attempts
+        self._backoff.succeeded(self._clock.monotonic())
+        try:
+            lost = await self._serve(ws)
+        finally:
+            await ws.close()
+        return await self._over(ws, lost)
+
+    def _refused(self, error: VenueError) -> int | None:
+        now = self._clock.monotonic()
+        wait = self._backoff.failed(now)
+        if isinstance(error, BlockedError):
+            self._refusals += 1
+        if self._backoff.exhausted or self._refusals >= REFUSALS:
+            return self._give_up(error)
+        if isinstance(error, RateLimitError):
+            wait = max(wait, error.retry_after or DEFAULT_RETRY_AFTER)
+        self._hooks.warn(f"{self.name}: {error}; next attempt in {wait / SECOND:.1f} s")
+        return wait
+
+    async def _over(self, ws: WebSocket, lost: _Lost) -> int | None:
+        if self._stopping.is_set():
+            return None
+        if self._until_end and ws.close_code == END_OF_DATA:
+            await self._await_snapshots()
+            self._set(RunnerState.ENDED)
+            return None
+        self.counters.disconnects += 1
+        self._scheduler.cancel(self.name)
+        self._drop_outbox()
+        now = self._clock.now()
+        self._guard(lambda: self.feed.disconnected(now, lost.reason))
+        if self._defects >= DEFECTS:
+            return self._give_up(CmdError(f"{self.name} is given up after {DEFECTS} defects in a row"))
+        wait = 0 if lost.planned else self._backoff.failed(self._clock.monotonic())
+        if self._backoff.exhausted:
+            return self._give_up(DisconnectedError(f"{self.name}: {lost.reason}"))
+        say = self._hooks.info if lost.planned else self._hooks.warn
+        say(f"{self.name}: {lost.reason}; connecting again" + (f" in {wait / SECOND:.1f} s" if wait else ""))
+        return wait
+
+    def _give_up(self, error: CmdError) -> int | None:
+        """The end of this connection, as an answer to how long to wait."""
+        self.error = error
+        self._hooks.warn(f"{self.name} is given up: {error}")
+        self._set(RunnerState.FAILED)
+        return None
+
+    def _translate(self, error: VenueError) -> VenueError:
+        """Say a refused handshake in the exchange's own words."""
+        if isinstance(error, HandshakeError):
+            return self.exchange.check(error.response, self.feed.url) or error
+        return error
+
+    async def _await_snapshots(self) -> None:
+        """Everything was sent, but snapshots that were asked for may be under way: wait a little."""
+        for _ in range(100):
+            if not self._scheduler.queue.pending(self.name):
+                return
+            await self._sleep(SECOND // 20)
+
+    # ---- one connection
+
+    async def _serve(self, ws: WebSocket) -> _Lost:
+        self._ws = ws
+        self._interrupt = None
+        now = self._clock.now()
+        if self._hooks.raw is not None:
+            self._hooks.raw(now, "ws_open", self.feed.url, "null")
+        self._set(RunnerState.CONNECTED)
+        helpers = [
+            asyncio.create_task(self._send_loop(ws), name=f"send {self.name}"),
+            asyncio.create_task(self._tick_loop(ws), name=f"tick {self.name}"),
+        ]
+        try:
+            if not self._guard(lambda: self.feed.connected(now)):
+                return _Lost("defect")
+            return await self._receive_loop(ws)
+        finally:
+            self._ws = None
+            for task in helpers:
+                task.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            self._flush()
+
+    async def _receive_loop(self, ws: WebSocket) -> _Lost:
+        # The hot path. ``receive`` returns without a task switch while frames are queued; records gather
+        # in one list, which a callback hands on as soon as this coroutine really waits.
+        receive = ws.receive
+        take = self.feed.receive
+        clock_now = self._clock.now
+        hooks = self._hooks
+        raw = hooks.raw
+        full = hooks.full
+        url = self.feed.url
+        counters = self.counters
+        since_yield = 0
+        while True:
+            try:
+                frame = await receive()
+            except DisconnectedError as error:
+                return self._interrupt or _Lost(error.message)
+            if self._interrupt is not None:
+                return self._interrupt
+            now = clock_now()
+            counters.messages += 1
+            counters.bytes += len(frame)
+            if raw is not None:
+                raw(now, "ws", url, frame)
+            try:
+                output = take(frame, now)
+            except Exception as error:  # a defect of one Feed must not end the others
+                return self._defect(error)
+            if output.records:
+                self._collect(output.records)
+            if output.actions:
+                self._act(output.actions)
+            since_yield += 1
+            if since_yield >= 256:  # a socket that always has frames must not starve timers and peers
+                since_yield = 0
+                self._defects = 0
+                self._flush()
+                await asyncio.sleep(0)
+            if full():
+                self._flush()
+                await hooks.wait()
+
+    async def _send_loop(self, ws: WebSocket) -> None:
+        while True:
+            frame = await self._outbox.get()
+            while delay := self._messages.delay(self._clock.monotonic()):
+                self._messages.waited += 1
+                await self._clock.sleep(delay)
+            self._messages.take(self._clock.monotonic())
+            try:
+                await ws.send(frame)
+            except DisconnectedError:
+                return  # the receiver learns it, too
+            self.counters.sent += 1
+            if self._hooks.raw is not None:
+                self._hooks.raw(self._clock.now(), "ws_out", self.feed.url, frame)
+
+    async def _tick_loop(self, ws: WebSocket) -> None:
+        started = last = self._clock.monotonic()
+        seen = self.counters.messages
+        lifetime = self.exchange.limits.connection_lifetime
+        # before the exchange does it, and not at the same moment for all connections
+        planned = int(lifetime * (0.97 - 0.02 * self._rng.random())) if lifetime else 0
+        while True:
+            await self._clock.sleep(SECOND)
+            mono = self._clock.monotonic()
+            if mono > last:
+                self.counters.rate = (self.counters.messages - seen) * SECOND / (mono - last)
+            last, seen = mono, self.counters.messages
+            now = self._clock.now()
+            self._guard(lambda now=now: self.feed.tick(now))  # type: ignore[misc]
+            if planned and mono - started >= planned and self._interrupt is None:
+                self._interrupt = _Lost("planned reconnect before the exchange closes the connection", planned=True)
+            if self._interrupt is not None:
+                await ws.close()  # wakes the receiver
+                return
+
+    # ---- what a Feed wants
+
+    def _guard(self, call: Callable[[], Output]) -> bool:
+        """Call the Feed and carry out what it returns; an exception becomes one line and a reconnect."""
+        try:
+            output = call()
+        except Exception as error:
+            self._interrupt = self._defect(error)
+            self._kick()
+            return False
+        self._handle(output)
+        return True
+
+    def _handle(self, output: Output) -> None:
+        if output.records:
+            self._collect(output.records)
+        if output.actions:
+            self._act(output.actions)
+
+    def _defect(self, error: Exception) -> _Lost:
+        self._defects += 1
+        self.counters.defects += 1
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        self._hooks.warn(f"{self.name}: defect while reading a message ({text}); the connection is opened anew")
+        return _Lost(f"defect {type(error).__name__}")
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                self._queue_frame(action.frame)
+            elif isinstance(action, FetchSnapshot):
+                self._scheduler.ask(self.name, action)
+            elif isinstance(action, Resubscribe):
+                for frame in action.frames:
+                    self._queue_frame(frame)
+            elif isinstance(action, Reconnect):
+                self._interrupt = _Lost(action.reason)
+                self._kick()
+
+    def _queue_frame(self, frame: str) -> None:
+        if self._ws is None:
+            return  # not connected: ``connected`` subscribes everything anew
+        try:
+            self._outbox.put_nowait(frame)
+        except asyncio.QueueFull:
+            self._interrupt = _Lost(f"{OUTBOX} messages wait to be sent")
+            self._kick()
+
+    def _kick(self) -> None:
+        """Close the connection from outside of the receiver, which then returns."""
+        ws = self._ws
+        if ws is not None:
+            task = self._loop.create_task(ws.close(), name=f"close {self.name}")
+            _KEEP.add(task)
+            task.add_done_callback(_KEEP.discard)
+
+    def _drop_outbox(self) -> None:
+        while not self._outbox.empty():
+            self._outbox.get_nowait()
+
+    # ---- records
+
+    def _collect(self, records: list[Record]) -> None:
+        batch = self._batch
+        batch += records
+        if len(batch) >= BATCH:
+            self._flush()
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._flush_scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
+        batch = self._batch
+        if not batch:
+            return
+        self._batch = []
+        self.counters.records += len(batch)
+        newest = batch[-1]
+        received = getattr(newest, "ts_recv", 0)
+        if received and (event := getattr(newest, "ts_event", received)) != received:
+            self.counters.lag = received - event
+        self._hooks.sink(batch)
+
+    def _finish(self) -> None:
+        """The last records of the Feed, once."""
+        if self._closed:
+            return
+        self._closed = True
+        now = self._clock.now()
+        try:
+            self._collect(self.feed.close(now).records)
+        except Exception as error:
+            self._defect(error)
+        self._flush()
+
+    # ---- called by the owner
+
+    def snapshot(self, symbol: str, body: bytes) -> None:
+        """A snapshot that the Feed asked for has come."""
+        if self.state in (RunnerState.CONNECTED, RunnerState.CONNECTING) or self._until_end:
+            now = self._clock.now()
+            self._guard(lambda: self.feed.snapshot(symbol, body, now))
+
+    def snapshot_failed(self, symbol: str, error: CmdError) -> None:
+        """A snapshot that the Feed asked for was given up."""
+        now = self._clock.now()
+        self._hooks.warn(f"{self.name}: no order book snapshot of {symbol}: {error}")
+        self._guard(lambda: self.feed.snapshot_failed(symbol, error.message, now))
+
+    def add(self, symbols: Sequence[str]) -> None:
+        """Subscribe more symbols; while disconnected they join at the next connection."""
+        now = self._clock.now()
+        self._guard(lambda: self.feed.add(symbols, now))
+
+    def remove(self, symbols: Sequence[str]) -> None:
+        """Unsubscribe symbols."""
+        now = self._clock.now()
+        self._scheduler.cancel(self.name, symbols)
+        self._guard(lambda: self.feed.remove(symbols, now))
+
+    # ---- small
+
+    def _set(self, state: RunnerState) -> None:
+        if state is not self.state:
+            self.state = state
+            self._hooks.changed(self)
+
+    async def _sleep(self, ns: int) -> None:
+        """Sleep, but not beyond a stop."""
+        if ns <= 0 or self._stopping.is_set():
+            return
+        sleep = asyncio.ensure_future(self._clock.sleep(ns))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((sleep, stop), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sleep, stop):
+                task.cancel()
+            await asyncio.gather(sleep, stop, return_exceptions=True)
+
+
+_KEEP: set[asyncio.Task[None]] = set()  # tasks that nobody awaits are else collected while they run

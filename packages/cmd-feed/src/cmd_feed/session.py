@@ -1,0 +1,522 @@
+"""A live session: several venues, their instruments, feeds, books and connections, and who consumes them.
+
+``LiveSession`` is also registered as the source ``live`` of the entry-point group ``cmd.sources``, so
+that a viewer or a server can use it without importing this package by name:
+
+    session = registry.load("cmd.sources", "live")(options, reporter)
+    async with session:                      # loads instruments, opens the connections
+        async for records in session.subscribe():
+            book = session.books["binance-spot:BTCUSDT"]
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self, cast
+
+from msgspec import Struct
+
+from cmd_common import get_symbols, registry
+from cmd_common.commands import RecordOptions, Reporter
+from cmd_common.errors import CmdError, UsageError
+from cmd_common.exchange import Endpoints, Exchange
+from cmd_common.feed import FEED_TYPES, FeedCounters, Subscription
+from cmd_common.http import HttpResponse
+from cmd_common.instruments import Instrument
+from cmd_common.io import open_writer
+from cmd_common.multibook import MultiSymbolOrderBook
+from cmd_common.records import InstrumentRecord, Record, full_name
+from cmd_common.seams import Clock, Net, Rng, SystemClock, system_rng
+from cmd_common.sequence import BookState
+
+from .budget import BudgetPools
+from .consumer import Consumer
+from .gaps import GapLedger, overflow_gaps
+from .instruments import load_instruments
+from .limiter import WindowLimiter
+from .pipeline import Pipeline, Sink
+from .raw import Compression, RawLine, RawRecorder
+from .runner import ConnectionRunner, Hooks, RunnerCounters, RunnerState
+from .scheduler import SnapshotQueue, SnapshotScheduler
+
+__all__ = ["BookInfo", "ConnectionInfo", "LiveSession"]
+
+STOP_WAIT = 5.0  # s for the connections to close
+
+
+class BookInfo(Struct, frozen=True):
+    """One book as it is now; best levels are (price, quantity)."""
+
+    state: str
+    last_id: int
+    best_bid: tuple[float, float] | None
+    best_ask: tuple[float, float] | None
+
+
+class ConnectionInfo(Struct, frozen=True):
+    """One connection as it is now."""
+
+    name: str
+    venue: str
+    state: str
+    symbols: int
+    counters: RunnerCounters
+    feed: FeedCounters
+
+
+class _Venue:
+    """What the session holds of one venue."""
+
+    def __init__(self, exchange: Exchange, endpoints: Endpoints, subscription: Subscription) -> None:
+        self.exchange = exchange
+        self.endpoints = endpoints
+        self.subscription = subscription
+        self.instruments: dict[str, Instrument] = {}
+        self.runners: list[ConnectionRunner] = []
+        self.scheduler: SnapshotScheduler | None = None
+        self.connects = WindowLimiter.connects(exchange.limits.connects_per_5min)
+
+
+class LiveSession:
+    """Runs live feeds of one or more venues; with a store in ``options`` it records them.
+
+    ``options.store`` empty: nothing is stored, for viewers. The seams default to the real ones.
+    ``start`` raises CmdError; afterwards problems are reported and show in ``error`` and the states.
+    """
+
+    def __init__(
+        self,
+        options: RecordOptions,
+        reporter: Reporter,
+        *,
+        net: Net | None = None,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        self.options = options
+        self.reporter = reporter
+        self.books = MultiSymbolOrderBook()
+        self.ledger = GapLedger()
+        self.error: CmdError | None = None  # why recording ended early
+        self.pipeline: Pipeline[Record] | None = None
+        self.raw: Pipeline[RawLine] | None = None
+        self.pools = BudgetPools()
+        self._net = net
+        self._clock: Clock = clock or SystemClock()
+        self._rng: Rng = rng or system_rng()
+        self._venues: dict[str, _Venue] = {}
+        self._runners: dict[str, ConnectionRunner] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._consumers: list[Consumer] = []
+        self._callbacks: list[Callable[[Sequence[Record]], None]] = []
+        self._ended = asyncio.Event()
+        self._stopping = False
+        self._final: dict[str, BookInfo] | None = None
+        self._live_total = (-1, -1)
+        self._progress: asyncio.Task[None] | None = None
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Load instruments, resolve symbols, open the store and begin to connect; raises CmdError."""
+        options = self.options
+        for kind in options.types:
+            if kind not in FEED_TYPES:
+                raise UsageError(f"unknown type {kind!r}", hint=f"types are {', '.join(FEED_TYPES)}")
+        if not options.types or not options.exchanges:
+            raise UsageError("nothing to record", hint="give at least one exchange and one type")
+        if self._net is None:
+            from .net import SystemNet
+
+            self._net = SystemNet(proxy=options.proxy)
+        try:
+            await self._load()
+            self._open_sinks()
+            for venue in self._venues.values():
+                self._open_venue(venue)
+            if not self._runners:
+                raise UsageError("nothing to record", hint="no selected symbol has the types that were asked for")
+        except BaseException:
+            await self.stop()
+            raise
+        for runner in self._runners.values():
+            task = asyncio.create_task(runner.run(), name=f"connection {runner.name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._runner_done)
+        self._progress = asyncio.create_task(self._report_progress(), name="progress")
+
+    async def wait(self) -> None:
+        """Wait until every connection ended or failed, or the store failed."""
+        await self._ended.wait()
+
+    async def stop(self) -> None:
+        """Stop reading, drain, flush, close everything; calling it again does nothing."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._final = self.book_states()
+        if self._progress is not None:
+            self._progress.cancel()
+            await asyncio.gather(self._progress, return_exceptions=True)
+        await asyncio.gather(*(runner.stop() for runner in self._runners.values()), return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=STOP_WAIT)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for venue in self._venues.values():
+            if venue.scheduler is not None:
+                await venue.scheduler.stop()
+        for pipeline in (self.pipeline, self.raw):
+            if pipeline is not None:
+                await pipeline.close()
+                if pipeline.error is not None:
+                    self._sink_failed(pipeline.error)
+        for consumer in self._consumers:
+            consumer.close()
+        if self._net is not None:
+            await self._net.close()
+        self._ended.set()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # ---- what consumers use
+
+    def subscribe(self, limit: int = 50_000) -> Consumer:
+        """Return an async iterator of record lists; bounded, drops the oldest when it is not read."""
+        consumer = Consumer(limit)
+        self._consumers.append(consumer)
+        return consumer
+
+    def on_records(self, callback: Callable[[Sequence[Record]], None]) -> None:
+        """Call ``callback`` in the event loop with every list of records; it must be quick."""
+        self._callbacks.append(callback)
+
+    @property
+    def symbols(self) -> dict[str, list[str]]:
+        """The selected native symbols by venue."""
+        return {name: list(venue.subscription.symbols) for name, venue in self._venues.items()}
+
+    def instrument(self, venue: str, symbol: str) -> Instrument | None:
+        """Reference data of a selected symbol."""
+        found = self._venues.get(venue)
+        return found.instruments.get(symbol) if found is not None else None
+
+    def book_states(self) -> dict[str, BookInfo]:
+        """Every book by ``venue:symbol``; after the end: as it was when reading stopped."""
+        if self._final is not None:
+            return self._final
+        found: dict[str, BookInfo] = {}
+        for runner in self._runners.values():
+            for symbol, builder in runner.feed.books.items():
+                book = builder.book
+                found[full_name(runner.feed.venue, symbol)] = BookInfo(
+                    builder.state.value, builder.last_id, book.best_bid, book.best_ask
+                )
+        return found
+
+    def connections(self) -> list[ConnectionInfo]:
+        """Every connection with its counters."""
+        return [
+            ConnectionInfo(r.name, r.feed.venue, r.state.value, len(r.feed.symbols), r.counters, r.feed.counters)
+            for r in self._runners.values()
+        ]
+
+    @property
+    def failed_connections(self) -> int:
+        """Connections that were given up."""
+        return sum(r.state is RunnerState.FAILED for r in self._runners.values())
+
+    def add(self, venue: str, symbols: Sequence[str]) -> None:
+        """Subscribe more native symbols of a venue that is running, on its least loaded connections."""
+        entry = self._venue(venue)
+        new = [s for s in dict.fromkeys(symbols) if s not in entry.subscription.symbols]
+        for symbol in new:
+            if symbol not in entry.instruments:
+                raise UsageError(f"unknown symbol {symbol!r} of {venue}")
+        entry.subscription = _with_symbols(entry.subscription, (*entry.subscription.symbols, *new))
+        # every kind of connection of the venue (Binance USD-M has two) gets the symbol once
+        kinds: dict[str, list[ConnectionRunner]] = {}
+        for runner in entry.runners:
+            kinds.setdefault(runner.feed.name.rpartition("-")[0] or runner.feed.name, []).append(runner)
+        for symbol in new:
+            for runners in kinds.values():
+                min(runners, key=lambda r: len(r.feed.symbols)).add([symbol])
+        self._write_instruments(entry, new)
+        self._sync_books()
+
+    def remove(self, venue: str, symbols: Sequence[str]) -> None:
+        """Unsubscribe native symbols of a venue; their books are dropped."""
+        entry = self._venue(venue)
+        gone = set(symbols)
+        entry.subscription = _with_symbols(
+            entry.subscription, tuple(s for s in entry.subscription.symbols if s not in gone)
+        )
+        for runner in entry.runners:
+            mine = [s for s in symbols if s in runner.feed.symbols]
+            if mine:
+                runner.remove(mine)
+        self._sync_books()
+
+    # ---- inside: opening
+
+    async def _load(self) -> None:
+        options = self.options
+        assert self._net is not None
+        exchanges = {name: registry.exchange(name) for name in dict.fromkeys(options.exchanges)}
+        endpoints = {name: resolve_endpoints(exchange, options.endpoints) for name, exchange in exchanges.items()}
+        check_endpoint_names(options.endpoints, list(exchanges))
+        loads = [
+            load_instruments(exchange, endpoints[name], self._net, self._clock, self._rng, self.pools, self.reporter)
+            for name, exchange in exchanges.items()
+        ]
+        listed = dict(zip(exchanges, await asyncio.gather(*loads), strict=True))
+        chosen = get_symbols(options.symbols, listed)
+        for name, symbols in chosen.items():
+            if not symbols:
+                continue
+            types = tuple(t for t in options.types if t in exchanges[name].types)
+            if not types:
+                raise UsageError(
+                    f"{name} has none of the types {', '.join(options.types)}",
+                    hint=f"it has {', '.join(exchanges[name].types)}",
+                )
+            for missing in (t for t in options.types if t not in types):
+                self.reporter.warn(f"{name} has no live {missing}; it has {', '.join(types)}")
+            subscription = Subscription(
+                symbols=tuple(symbols),
+                types=types,
+                intervals=tuple(options.intervals),
+                depth=options.depth,
+                snapshot_every=options.snapshot_every,
+                options=options.options,
+            )
+            venue = _Venue(exchanges[name], endpoints[name], subscription)
+            venue.instruments = {i.symbol: i for i in listed[name]}
+            self._venues[name] = venue
+
+    def _open_sinks(self) -> None:
+        options = self.options
+        if options.store:
+            writer = open_writer(options.store)
+            self.pipeline = Pipeline[Record](
+                cast("Sink[Record]", writer),
+                limit=options.queue_limit,
+                policy="block",
+                name="store",
+                seen=self.ledger.count,
+                replace=overflow_gaps,
+                failed=self._sink_failed,
+                warn=self.reporter.warn,
+            )
+        if options.raw:
+            recorder = RawRecorder(options.raw, compression=_raw_compression(options))
+            self.raw = Pipeline[RawLine](
+                recorder,
+                limit=options.queue_limit,
+                name="raw recording",
+                failed=self._sink_failed,
+                warn=self.reporter.warn,
+            )
+
+    def _open_venue(self, venue: _Venue) -> None:
+        exchange = venue.exchange
+        assert self._net is not None
+        feeds = exchange.feeds(venue.subscription, venue.instruments, venue.endpoints)
+        budget = self.pools.get(exchange.limits.weight_pool or exchange.venue, exchange.limits.weight_per_minute)
+        raw = self._raw_sink(exchange.venue)
+        venue.scheduler = SnapshotScheduler(
+            exchange,
+            SnapshotQueue(budget, self._rng),
+            self._net,
+            self._clock,
+            deliver=self._snapshot,
+            give_up=self._snapshot_failed,
+            arrived=self._rest_sink(exchange.venue),
+            warn=self.reporter.warn,
+        )
+        venue.scheduler.start()
+        hooks = Hooks(
+            sink=self._take,
+            full=self._full,
+            wait=self._wait_space,
+            raw=raw,
+            warn=self.reporter.warn,
+            info=self.reporter.info,
+        )
+        for feed in feeds:
+            runner = ConnectionRunner(
+                feed,
+                exchange,
+                hooks,
+                net=self._net,
+                clock=self._clock,
+                rng=self._rng,
+                scheduler=venue.scheduler,
+                connects=venue.connects,
+                until_end=self.options.until_end,
+            )
+            venue.runners.append(runner)
+            self._runners[feed.name] = runner
+        self._sync_books()
+        self._write_instruments(venue, venue.subscription.symbols)
+
+    def _write_instruments(self, venue: _Venue, symbols: Sequence[str]) -> None:
+        now = self._clock.now()
+        self._take([instrument_record(venue.instruments[s], now) for s in symbols if s in venue.instruments])
+
+    def _sync_books(self) -> None:
+        """Make ``books`` hold exactly the books of the feeds."""
+        wanted = {
+            full_name(runner.feed.venue, symbol): (runner.feed.venue, symbol, builder.book)
+            for runner in self._runners.values()
+            for symbol, builder in runner.feed.books.items()
+        }
+        for name in [n for n in self.books if n not in wanted]:
+            self.books.remove(name)
+        for name, (venue, symbol, book) in wanted.items():
+            if name not in self.books:
+                self.books.add(venue, symbol, book=book)
+
+    # ---- inside: running
+
+    def _take(self, records: list[Record]) -> None:
+        if self.pipeline is not None:
+            self.pipeline.put(records)
+        for consumer in self._consumers:
+            consumer.put(records)
+        for callback in self._callbacks:
+            callback(records)
+
+    def _full(self) -> bool:
+        return (self.pipeline is not None and self.pipeline.full) or (self.raw is not None and self.raw.full)
+
+    async def _wait_space(self) -> None:
+        for pipeline in (self.pipeline, self.raw):
+            if pipeline is not None:
+                await pipeline.wait()
+
+    def _raw_sink(self, venue: str) -> Callable[[int, str, str, str | bytes], None] | None:
+        pipeline = self.raw
+        if pipeline is None:
+            return None
+        loop = asyncio.get_running_loop()
+        batch: list[RawLine] = []
+
+        def flush() -> None:
+            nonlocal batch
+            lines, batch = batch, []
+            pipeline.put(lines)
+
+        def put(recv_ns: int, src: str, url: str, text: str | bytes) -> None:
+            if not batch:
+                loop.call_soon(flush)
+            batch.append((venue, recv_ns, src, url, text))
+
+        return put
+
+    def _rest_sink(self, venue: str) -> Callable[[str, HttpResponse], None] | None:
+        put = self._raw_sink(venue)
+        if put is None:
+            return None
+        return lambda url, response: put(self._clock.now(), "rest", url, response.body)
+
+    def _snapshot(self, name: str, symbol: str, body: bytes) -> None:
+        runner = self._runners.get(name)
+        if runner is not None:
+            runner.snapshot(symbol, body)
+
+    def _snapshot_failed(self, name: str, symbol: str, error: CmdError) -> None:
+        runner = self._runners.get(name)
+        if runner is not None:
+            runner.snapshot_failed(symbol, error)
+
+    def _runner_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.reporter.warn(f"{task.get_name()} broke: {type(error).__name__}: {error}")
+            self.error = self.error or CmdError(f"{task.get_name()} broke: {type(error).__name__}: {error}")
+        if not self._tasks:
+            self._ended.set()
+
+    def _sink_failed(self, error: CmdError) -> None:
+        if self.error is None:
+            self.error = error
+        self._ended.set()
+
+    async def _report_progress(self) -> None:
+        """Say how many books are LIVE while they are loading."""
+        while True:
+            await self._clock.sleep(1_000_000_000)
+            states = [b.state for r in self._runners.values() for b in r.feed.books.values()]
+            if states:
+                live = sum(state is BookState.LIVE for state in states)
+                if (live, len(states)) != self._live_total:
+                    self._live_total = (live, len(states))
+                    self.reporter.progress("books live", live, len(states), unit="books")
+
+    def _venue(self, name: str) -> _Venue:
+        try:
+            return self._venues[name]
+        except KeyError:
+            raise UsageError(f"{name} is not part of this session") from None
+
+
+def resolve_endpoints(exchange: Exchange, overrides: Mapping[str, str]) -> Endpoints:
+    """Return a venue's endpoints: those given for it, else those given for all, else the production ones."""
+    url = overrides.get(exchange.venue) or overrides.get("")
+    return exchange.endpoints.override(url) if url else exchange.endpoints
+
+
+def check_endpoint_names(overrides: Mapping[str, str], venues: Sequence[str]) -> None:
+    """Raise UsageError for an endpoint of a venue that is not in use: most likely a typing error."""
+    for name in overrides:
+        if name and name not in venues:
+            raise UsageError(f"endpoint for {name}, which is not selected", hint=f"selected are {', '.join(venues)}")
+
+
+def instrument_record(instrument: Instrument, now: int) -> InstrumentRecord:
+    """Return the row of an instrument as of ``now``."""
+    i = instrument
+    return InstrumentRecord(
+        ts_event=now,
+        ts_recv=now,
+        venue=i.venue,
+        symbol=i.symbol,
+        base=i.base,
+        quote=i.quote,
+        settle=i.settle or i.quote,
+        kind=i.kind,
+        tick_size=str(i.tick_size),
+        lot_size=str(i.lot_size),
+        min_quantity=str(i.min_quantity),
+        min_notional=str(i.min_notional),
+        contract_size="" if i.contract_size is None else str(i.contract_size),
+        inverse=i.inverse,
+        expiry=i.expiry,
+        status=i.status,
+    )
+
+
+def _with_symbols(subscription: Subscription, symbols: tuple[str, ...]) -> Subscription:
+    from msgspec.structs import replace
+
+    return replace(subscription, symbols=symbols)
+
+
+def _raw_compression(options: RecordOptions) -> Compression:
+    """The venue option ``raw_compression``: gz (default), zst or plain."""
+    word = options.options.get("raw_compression", "gz")
+    found: dict[str, Compression] = {"gz": "gz", "zst": "zst", "plain": ""}
+    if word not in found:
+        raise UsageError(f"unknown raw_compression {word!r}", hint="it is gz, zst or plain")
+    return found[word]
