@@ -25,7 +25,7 @@ from cmd_common.exchange import Endpoints, Exchange
 from cmd_common.feed import FEED_TYPES, FeedCounters, Subscription
 from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
-from cmd_common.io import open_writer
+from cmd_common.io import IWriter, open_writer
 from cmd_common.multibook import MultiSymbolOrderBook
 from cmd_common.records import InstrumentRecord, Record, full_name
 from cmd_common.seams import Clock, Net, Rng, SystemClock, system_rng
@@ -82,7 +82,8 @@ class _Venue:
 class LiveSession:
     """Runs live feeds of one or more venues; with a store in ``options`` it records them.
 
-    ``options.store`` empty: nothing is stored, for viewers. The seams default to the real ones.
+    ``options.store`` empty: nothing is stored, for viewers. The seams default to the real ones; ``writer``
+    takes the place of the store, and ``inline`` writes in the event loop instead of in a thread.
     ``start`` raises CmdError; afterwards problems are reported and show in ``error`` and the states.
     """
 
@@ -94,6 +95,8 @@ class LiveSession:
         net: Net | None = None,
         clock: Clock | None = None,
         rng: Rng | None = None,
+        writer: IWriter | None = None,
+        inline: bool = False,
     ) -> None:
         self.options = options
         self.reporter = reporter
@@ -106,6 +109,8 @@ class LiveSession:
         self._net = net
         self._clock: Clock = clock or SystemClock()
         self._rng: Rng = rng or system_rng()
+        self._writer = writer
+        self._inline = inline
         self._venues: dict[str, _Venue] = {}
         self._runners: dict[str, ConnectionRunner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -306,8 +311,8 @@ class LiveSession:
 
     def _open_sinks(self) -> None:
         options = self.options
-        if options.store:
-            writer = open_writer(options.store)
+        if options.store or self._writer is not None:
+            writer = self._writer or open_writer(options.store)
             self.pipeline = Pipeline[Record](
                 cast("Sink[Record]", writer),
                 limit=options.queue_limit,
@@ -317,6 +322,7 @@ class LiveSession:
                 replace=overflow_gaps,
                 failed=self._sink_failed,
                 warn=self.reporter.warn,
+                inline=self._inline,
             )
         if options.raw:
             recorder = RawRecorder(options.raw, compression=_raw_compression(options))
