@@ -1,0 +1,90 @@
+"""``cmd-cli watch``: live books, trades and candles in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cmd_cli.command import Cmd, Run, flag
+
+if TYPE_CHECKING:
+    from cmd_common.commands import LiveSource
+
+__all__ = ["command"]
+
+
+def _watch(**flags: object) -> int:
+    import os
+    import sys
+
+    from cmd_cli import values
+    from cmd_common.commands import RecordOptions
+    from cmd_common.feed import FEED_TYPES
+    from cmd_common.registry import load
+
+    run = Run("watch", flags)
+    venues = values.exchanges(run.get("exchange"), run.get("symbols"))
+    options = RecordOptions(
+        exchanges=venues,
+        symbols=values.selectors(run.get("symbols"), venues),
+        types=values.check_types(run.get("types"), FEED_TYPES),
+        store="",
+        intervals=values.check_intervals(run.get("interval"), venues),
+        endpoints=values.endpoints(run.get("endpoint"), venues),
+        proxy=run.get("proxy"),
+    )
+    plain = bool(run.get("plain") or run.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb")
+    with run.output() as output:
+        source: LiveSource = load("cmd.sources", "live")(options, output)
+        if plain:
+            _plain(source, run.json, run.get("duration"))
+        else:
+            output.quiet = True  # words would tear the screen
+            _app(source, run.get("duration"))
+    return 0
+
+
+def _plain(source: LiveSource, json: bool, duration: int | None) -> None:
+    import asyncio
+    import os
+
+    from cmd_cli.watch.plain import watch
+    from cmd_common.seams import SystemClock
+
+    colour = not os.environ.get("NO_COLOR")
+    asyncio.run(watch(source, SystemClock(), json=json, colour=colour, duration=duration))
+
+
+def _app(source: LiveSource, duration: int | None) -> None:
+    from cmd_cli.watch.app import WatchApp
+    from cmd_common.seams import SystemClock
+
+    app = WatchApp(source, SystemClock(), duration=duration)
+    app.run()
+    if app.error is not None:
+        raise app.error
+
+
+command = Cmd(
+    "watch",
+    _watch,
+    doc="Show live order books, trades and candles in the terminal, with the state of every book.",
+    examples=[
+        ("two symbols, full screen", "cmd-cli watch --exchange binance-spot --symbols BTCUSDT,ETHUSDT"),
+        (
+            "a line a second and symbol, for a script",
+            "cmd-cli watch --exchange binance-spot --symbols BTCUSDT --types book,trades --json --duration 3s",
+        ),
+    ],
+    params=[
+        flag("watch", "exchange", metavar="VENUE"),
+        flag("watch", "symbols", metavar="SYMBOL", note="BTCUSDT, BTC-USDT, '*USDT', all, @file"),
+        flag("watch", "types", metavar="TYPE", note="trades, agg_trades, quotes, candles, book"),
+        flag("watch", "interval", metavar="INTERVAL"),
+        flag("watch", "plain"),
+        flag("watch", "duration"),
+        flag("watch", "endpoint"),
+        flag("watch", "proxy", metavar="URL"),
+    ],
+    notes="Keys: n and p (or arrows) change the symbol, 1 to 9 choose one, t light or dark, q quits. A book that is not\n"
+    "LIVE is marked. Without a terminal it prints one line a second and symbol.",
+)
