@@ -96,6 +96,7 @@ class FeedCounters(Struct):
     unknown_fields: int = 0
     malformed: int = 0
     errors: int = 0  # error replies of the exchange
+    skipped: int = 0  # known messages that are no record by a rule, such as fills that are not trades
 
 
 class Feed(Protocol):

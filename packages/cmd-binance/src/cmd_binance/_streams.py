@@ -1,0 +1,108 @@
+"""What a feed remembers of each symbol and stream: subscription, last message, ids, open intervals."""
+
+from __future__ import annotations
+
+from cmd_common.builder import OrderBookBuilder
+from cmd_common.continuity import IdTracker
+from cmd_common.records import Candle, Gap
+
+__all__ = ["Candles", "Stream", "SymbolState"]
+
+
+class Stream:
+    """One subscribed stream. ``heard`` and ``ts`` are set by every good message."""
+
+    __slots__ = ("acked", "heard", "lost", "name", "silent", "symbol", "table", "ts", "type")
+
+    def __init__(self, name: str, symbol: str, type_: str, table: str) -> None:
+        self.name = name  # as the exchange writes it: btcusdt@trade
+        self.symbol = symbol
+        self.type = type_  # of FEED_TYPES
+        self.table = table  # where its gaps belong
+        self.acked = 0  # ns, when the subscription was confirmed; 0: not yet
+        self.heard = 0  # ns, receive time of the last message since then; 0: none
+        self.ts = 0  # event time of the last message of all, over reconnects too
+        self.lost: tuple[int, str] | None = None  # since when and why messages may be missing
+        self.silent = False
+
+    def lose(self, reason: str) -> None:
+        """Messages may be missing from the last good one on; the first reason stays."""
+        if self.lost is None and self.ts:
+            self.lost = (self.ts, reason)
+
+
+class Candles:
+    """The candles of one interval: which one is open, and which one must come next."""
+
+    __slots__ = ("expected", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.expected = 0  # open time of the candle that is not final yet; 0: none seen
+
+    def judge(self, candle: Candle) -> tuple[bool, Gap | None]:
+        """Whether to keep the candle, and the gap if candles before it never became final.
+
+        A candle repeats its whole interval so far, so only a missing final one is a loss. It may be
+        that the exchange sends nothing for an interval without a trade: the gap is ``suspect``.
+        """
+        expected = self.expected
+        opened = candle.open_time
+        if opened < expected:
+            return False, None  # its final form was seen
+        gap = None
+        if expected and opened > expected:
+            gap = Gap(
+                expected, opened, candle.venue, candle.symbol, "candles", "candle", "suspect", detail=candle.interval
+            )
+        self.expected = candle.close_time if candle.state == "final" else opened
+        return True, gap
+
+
+class SymbolState:
+    """All streams of one symbol on one connection, and its book."""
+
+    __slots__ = (
+        "agg_ids",
+        "agg_trades",
+        "attempts",
+        "awaiting",
+        "book_gap",
+        "book_state",
+        "bucket",
+        "builder",
+        "candles",
+        "depth",
+        "pending",
+        "quote_id",
+        "quotes",
+        "retry_at",
+        "symbol",
+        "trade_ids",
+        "trades",
+    )
+
+    def __init__(self, symbol: str) -> None:
+        self.symbol = symbol
+        self.trades: Stream | None = None
+        self.trade_ids = IdTracker()
+        self.agg_trades: Stream | None = None
+        self.agg_ids = IdTracker()
+        self.quotes: Stream | None = None
+        self.quote_id = -1
+        self.candles: dict[str, Candles] = {}
+        self.depth: Stream | None = None  # full or partial depth
+        self.builder: OrderBookBuilder | None = None
+        self.book_state = "EMPTY"  # as last reported
+        self.book_gap: tuple[int, int, str] | None = None  # event time and id of the last good update, and why
+        self.pending: tuple[int, int, int, bytes, bytes] | None = None  # snapshot to be written with the next delta
+        self.bucket = 0  # of the last periodic snapshot
+        self.awaiting = False  # a snapshot request is under way
+        self.attempts = 0  # snapshots refused or failed in a row
+        self.retry_at = 0  # ns; 0: no retry waits
+
+    @property
+    def streams(self) -> list[Stream]:
+        """All streams of the symbol."""
+        single = (self.trades, self.agg_trades, self.quotes, self.depth)
+        return [s for s in single if s is not None] + [c.stream for c in self.candles.values()]

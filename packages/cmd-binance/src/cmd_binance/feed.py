@@ -1,0 +1,527 @@
+"""One Binance market-data connection without I/O: frames in, records and actions out.
+
+Theory of operation. A frame is decoded straight into a typed message: the event type is found by a
+text search and chooses the decoder, so the hot path builds no dictionary. Whatever that path does
+not understand (a reply, an unknown event or key, damage) takes the slow path, which decodes it
+generically and says what it is. Dispatch goes by event type, never by the stream's name, so
+recordings with other depth speeds read the same.
+
+Books: the snapshot is asked for as soon as the depth subscription is confirmed, not at the first
+event, because a quiet symbol may not have one for minutes. Rules: ``sync`` and
+docs/exchanges.md#binance-spot-book. Losses: trades and aggregates by id, books by sequence, candles
+by missing final ones, quotes by disconnects and damage only; docs/exchanges.md#binance-integrity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Final
+
+import msgspec
+
+from cmd_common.builder import Applied, OrderBookBuilder
+from cmd_common.continuity import IdTracker
+from cmd_common.errors import UnknownNameError, UsageError
+from cmd_common.exchange import Endpoints
+from cmd_common.feed import FeedCounters, Output, Reconnect, Subscription
+from cmd_common.instruments import Instrument
+from cmd_common.records import (
+    INEXACT,
+    TS_FROM_RECV,
+    AggTrade,
+    Candle,
+    Gap,
+    Quote,
+    Trade,
+)
+from cmd_common.sequence import BookState
+from cmd_common.symbols import nearest
+
+from . import _messages as wire
+from ._books import Books
+from ._streams import Candles, Stream, SymbolState
+from .instruments import Market
+from .rest import depth_request
+from .sync import rule_for
+
+__all__ = ["BinanceFeed"]
+
+_SECOND: Final = 1_000_000_000
+_MICRO: Final = 100_000_000_000_000  # a time from here on is in microseconds, below in milliseconds
+_EXACT: Final = 1e7  # below it, a decimal of at most 8 places has at most 15 digits
+_APPLIED: Final = Applied.APPLIED
+_DROPPED: Final = Applied.DROPPED
+_GAP: Final = Applied.GAP
+_LIVE: Final = BookState.LIVE
+_PRICE: Final = itemgetter(0)
+_PARTIAL_DEPTHS: Final = (5, 10, 20)
+# A REST snapshot with exactly so many levels was cut off there, whatever was asked for.
+_REST_LIMITS: Final = frozenset((5, 10, 20, 50, 100, 500, 1000, 5000))
+_RETRY_MOST: Final = 30  # s between two snapshot requests of a symbol that keep failing
+_LENIENT_AFTER: Final = 100  # messages with unknown keys until they are no longer looked at one by one
+_UNKNOWN_NAMES: Final = 64  # unknown event types and keys that are reported by name
+
+Decoder = Callable[[str | bytes], Any]
+Handler = Callable[[Any, str | bytes, int, Output], None]
+
+
+def _decoder(frame: type[Any]) -> Decoder:
+    return msgspec.json.Decoder(frame, strict=False).decode
+
+
+_FRAMES: Final[dict[str, type[Any]]] = {
+    "trade": wire.TradeFrame,
+    "aggTrade": wire.AggTradeFrame,
+    "bookTicker": wire.QuoteFrame,
+    "depthUpdate": wire.DepthFrame,
+    "kline": wire.KlineFrame,
+}
+_EVENTS: Final[dict[str, type[Any]]] = {
+    "trade": wire.TradeEvent,
+    "aggTrade": wire.AggTradeEvent,
+    "bookTicker": wire.QuoteEvent,
+    "depthUpdate": wire.DepthEvent,
+    "kline": wire.KlineEvent,
+}
+_QUOTE_KEYS: Final = frozenset("usbBaA")
+
+
+class BinanceFeed(Books):
+    """One connection of one market; see ``cmd_common.feed.Feed``.
+
+    Options of the subscription: ``snapshot_limit`` (levels a side asked for by REST), ``speed`` (of
+    depth, ``100ms``), ``deltas`` (``off``: only snapshots are recorded), ``silence`` (seconds).
+    """
+
+    def __init__(
+        self,
+        market: Market,
+        name: str,
+        url: str,
+        subscription: Subscription,
+        types: Sequence[str],
+        symbols: Sequence[str],
+        instruments: Mapping[str, Instrument],
+        endpoints: Endpoints,
+        *,
+        snapshot_limit: int | None = None,
+    ) -> None:
+        self.market = market
+        self.venue = market.venue
+        self.name = name
+        self.url = url
+        self.books: dict[str, OrderBookBuilder] = {}
+        self.counters = FeedCounters()
+        self._subscription = subscription
+        self._types = tuple(types)
+        self._instruments = instruments
+        self._endpoints = endpoints
+        self._depth = subscription.depth
+        if self._depth is not None and self._depth not in _PARTIAL_DEPTHS:
+            raise UsageError(
+                f"{self.venue}: partial depth {self._depth} does not exist", hint="one of 5, 10, 20, or none for full"
+            )
+        self._every = subscription.snapshot_every
+        self._snapshot_limit = snapshot_limit or market.snapshot_limit
+        options = subscription.options
+        self._speed = options.get("speed", "100ms")
+        self._deltas = options.get("deltas", "on") != "off"
+        try:
+            self._silence = int(float(options.get("silence", "60")) * _SECOND)
+            if "snapshot_limit" in options:
+                self._snapshot_limit = int(options["snapshot_limit"])
+            depth_request(market, endpoints, "", self._snapshot_limit)
+        except ValueError as error:
+            raise UsageError(f"{self.venue}: an option of the feed is not a number: {error}") from error
+        self._rule = rule_for(market)
+        self._symbols: dict[str, SymbolState] = {}
+        self._streams: dict[str, Stream] = {}
+        self._decoders: dict[str | bytes, tuple[Decoder, Handler]] = {}
+        for event, frame in _FRAMES.items():
+            self._set_decoder(event, _decoder(frame))
+        self._plain: tuple[Decoder, Handler] = self._decoders["bookTicker"]
+        if self._depth is not None and not market.futures:
+            self._plain = (_decoder(wire.PartialFrame), self._on_partial)
+        self._unknown_keys: dict[str, int] = {}  # messages with unknown keys by event type
+        self._unknown_names: set[str] = set()
+        self._init_control()
+        for symbol in symbols:
+            self._make_symbol(symbol)
+
+    # Symbols and streams
+
+    @property
+    def symbols(self) -> Sequence[str]:
+        """Native symbols that are subscribed now."""
+        return tuple(self._symbols)
+
+    def _make_symbol(self, symbol: str) -> SymbolState:
+        instrument = self._instruments.get(symbol)
+        if instrument is None:
+            raise UnknownNameError(f"{self.venue} symbol", symbol, nearest(symbol, self._instruments))
+        st = SymbolState(symbol)
+        low = symbol.lower()
+        for type_ in self._types:
+            if type_ == "trades":
+                st.trades = Stream(f"{low}@trade", symbol, type_, "trades")
+            elif type_ == "agg_trades":
+                st.agg_trades = Stream(f"{low}@aggTrade", symbol, type_, "agg_trades")
+            elif type_ == "quotes":
+                st.quotes = Stream(f"{low}@bookTicker", symbol, type_, "quotes")
+            elif type_ == "candles":
+                for interval in self._subscription.intervals:
+                    st.candles[interval] = Candles(Stream(f"{low}@kline_{interval}", symbol, type_, "candles"))
+            elif type_ == "book":
+                levels = "" if self._depth is None else str(self._depth)
+                speed = f"@{self._speed}" if self._speed else ""
+                table = "book_deltas" if self._depth is None else "book_snapshots"
+                st.depth = Stream(f"{low}@depth{levels}{speed}", symbol, type_, table)
+                st.builder = self._make_builder(symbol, instrument)
+        self._symbols[symbol] = st
+        for stream in st.streams:
+            self._streams[stream.name] = stream
+        return st
+
+    def add(self, symbols: Sequence[str], now: int) -> Output:
+        """Subscribe more symbols while connected; raises UnknownNameError, and UsageError when it is full."""
+        out = Output()
+        new = [s for s in dict.fromkeys(symbols) if s not in self._symbols]
+        for symbol in new:
+            if symbol not in self._instruments:
+                raise UnknownNameError(f"{self.venue} symbol", symbol, nearest(symbol, self._instruments))
+        per_symbol = sum(len(self._subscription.intervals) if t == "candles" else 1 for t in self._types)
+        if len(self._streams) + per_symbol * len(new) > 1024:
+            raise UsageError(f"{self.name} cannot carry more than 1024 streams", hint="start another feed")
+        names: list[str] = []
+        for symbol in new:
+            st = self._make_symbol(symbol)
+            names += [s.name for s in st.streams]
+            if self._connected and st.builder is not None and self._depth is None:
+                st.builder.start()
+                self._report_book(st, now, out, "subscribed")
+        if self._connected:
+            self._subscribe(names, now, out)
+        self.counters.records += len(out.records)
+        return out
+
+    def remove(self, symbols: Sequence[str], now: int) -> Output:
+        """Unsubscribe symbols while connected; their books are dropped."""
+        out = Output()
+        names: list[str] = []
+        for symbol in symbols:
+            st = self._symbols.pop(symbol, None)
+            if st is None:
+                continue
+            self._finish(st, now, out)
+            self.books.pop(symbol, None)
+            for stream in st.streams:
+                self._streams.pop(stream.name, None)
+                names.append(stream.name)
+        if self._connected:
+            self._unsubscribe(names, now, out)
+        self.counters.records += len(out.records)
+        return out
+
+    # Frames
+
+    def receive(self, frame: str | bytes, now: int) -> Output:
+        """Take one data frame. Never raises for what an exchange may send: it counts and reports."""
+        out = Output()
+        counters = self.counters
+        counters.messages += 1
+        self._last_frame = now
+        known: tuple[Decoder, Handler] | None
+        if type(frame) is str:
+            at = frame.find('"e":"')
+            known = self._decoders.get(frame[at + 5 : frame.find('"', at + 5)]) if at >= 0 else self._plain
+        else:
+            at = frame.find(b'"e":"')  # type: ignore[arg-type]
+            known = self._decoders.get(frame[at + 5 : frame.find(b'"', at + 5)]) if at >= 0 else self._plain  # type: ignore[arg-type]
+        message = None
+        if known is not None and len(frame) <= wire.MAX_FRAME:
+            try:
+                message = known[0](frame)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                message = None  # the slow path says what it is
+        if message is not None:
+            assert known is not None
+            known[1](message, frame, now, out)
+        else:
+            self._slow(frame, now, out)
+        counters.records += len(out.records)
+        return out
+
+    def _set_decoder(self, event: str, decode: Decoder) -> None:
+        handler: Handler = {
+            "trade": self._on_trade,
+            "aggTrade": self._on_agg_trade,
+            "bookTicker": self._on_quote,
+            "depthUpdate": self._on_depth if self._depth is None else self._on_partial_event,
+            "kline": self._on_kline,
+        }[event]
+        self._decoders[event] = self._decoders[event.encode()] = (decode, handler)
+
+    def _slow(self, frame: str | bytes, now: int, out: Output) -> None:
+        """Say what the hot path did not understand: reply, unknown event or key, or damage."""
+        if len(frame) > wire.MAX_FRAME:
+            self._malformed(frame, f"a frame of {len(frame)} characters", now, out)
+            return
+        try:
+            outer = msgspec.json.decode(frame)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self._malformed(frame, str(error), now, out)
+            return
+        event = outer
+        stream = ""
+        if isinstance(outer, dict) and "data" in outer and isinstance(outer.get("stream"), str):
+            stream, event = outer["stream"], outer["data"]
+            self._unknown_fields("stream", [k for k in outer if k not in ("stream", "data")], now, out)
+        if not isinstance(event, dict):
+            # Streams of all symbols send arrays; none of them is asked for.
+            self._unknown_event(stream or type(event).__name__, now, out)
+            return
+        name = event.get("e")
+        if name is None and self._reply(event, now, out):
+            return
+        if name == "serverShutdown":
+            self._status(out, now, "shutdown", "the exchange closes this connection soon")
+            out.actions.append(Reconnect("serverShutdown"))
+            return
+        handler: Handler
+        if name is None and "lastUpdateId" in event:
+            kind, handler = wire.PartialEvent, self._on_partial
+        else:
+            if name is None and event.keys() >= _QUOTE_KEYS:
+                name = "bookTicker"
+            if not isinstance(name, str) or name not in _EVENTS:
+                self._unknown_event(str(name or stream or "?")[:40], now, out)
+                return
+            kind, handler = _EVENTS[name], self._decoders[name][1]
+        try:
+            message, unknown = wire.lenient(kind, event)
+        except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+            self._malformed(frame, f"{name or 'partial depth'}: {error}", now, out)
+            return
+        if unknown:
+            self._unknown_fields(name or "partial", unknown, now, out)
+        handler(wire.Wrapped(message, stream), frame, now, out)
+
+    def _unknown_event(self, name: str, now: int, out: Output) -> None:
+        self.counters.unknown_messages += 1
+        if name not in self._unknown_names and len(self._unknown_names) < _UNKNOWN_NAMES:
+            self._unknown_names.add(name)
+            self._status(out, now, "unknown_message", f"event {name!r} is not known to this version; it is ignored")
+
+    def _unknown_fields(self, event: str, keys: list[str], now: int, out: Output) -> None:
+        if not keys:
+            return
+        self.counters.unknown_fields += len(keys)
+        for key in keys:
+            name = f"{event}.{key}"[:60]
+            if name not in self._unknown_names and len(self._unknown_names) < _UNKNOWN_NAMES:
+                self._unknown_names.add(name)
+                self._status(out, now, "unknown_field", f"field {name!r} is not known to this version; it is ignored")
+        seen = self._unknown_keys[event] = self._unknown_keys.get(event, 0) + 1
+        if seen == _LENIENT_AFTER and event in _FRAMES:
+            # The exchange has added a key for good: back to the hot path, and no more counting.
+            self._set_decoder(event, _decoder(wire.lenient_frame(_FRAMES[event])))
+            if event == "bookTicker" and self._plain[1] == self._on_quote:
+                self._plain = self._decoders["bookTicker"]
+            self._status(out, now, "unknown_field", f"{event}: {seen} messages with unknown fields, counting ends")
+
+    # Events. ``message`` is a frame: the event is in ``data``.
+
+    def _on_trade(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
+        d: wire.TradeEvent = message.data
+        st = self._symbols.get(d.s)
+        if st is None or (s := st.trades) is None:
+            self.counters.skipped += 1
+            return
+        ts = d.T * 1000 if d.T >= _MICRO else d.T * 1_000_000
+        id_ = d.t
+        ids = st.trade_ids
+        if id_ == ids.last + 1:
+            ids.last = id_
+            ids.ts = ts
+        elif not self._new_id(ids, id_, ts, s, out):
+            return
+        s.heard = now
+        s.ts = ts
+        if s.lost is not None or s.silent:
+            self._heard_again(s, ts, now, out)
+        if d.X != "MARKET":
+            # Insurance fund, ADL and NA fills use up ids but are not in aggregates nor in the market.
+            self.counters.skipped += 1
+            return
+        p, q = d.p, d.q
+        if p == 0.0:
+            self._malformed(frame, "a trade with price 0", now, out)
+            return
+        flags = 0
+        if p >= _EXACT or q >= _EXACT or int(p * 1e8 + 0.5) / 1e8 != p or int(q * 1e8 + 0.5) / 1e8 != q:
+            flags = _inexact(frame, ("p", "q"))
+        out.records.append(Trade(ts, now, self.venue, d.s, str(id_), id_, p, q, "sell" if d.m else "buy", flags))
+
+    def _on_agg_trade(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
+        d: wire.AggTradeEvent = message.data
+        st = self._symbols.get(d.s)
+        if st is None or (s := st.agg_trades) is None:
+            self.counters.skipped += 1
+            return
+        ts = d.T * 1000 if d.T >= _MICRO else d.T * 1_000_000
+        id_ = d.a
+        ids = st.agg_ids
+        if id_ == ids.last + 1:
+            ids.last = id_
+            ids.ts = ts
+        elif not self._new_id(ids, id_, ts, s, out):
+            return
+        s.heard = now
+        s.ts = ts
+        if s.lost is not None or s.silent:
+            self._heard_again(s, ts, now, out)
+        p, q = d.p, d.q
+        flags = 0
+        if p >= _EXACT or q >= _EXACT or int(p * 1e8 + 0.5) / 1e8 != p or int(q * 1e8 + 0.5) / 1e8 != q:
+            flags = _inexact(frame, ("p", "q"))
+        side = "sell" if d.m else "buy"
+        out.records.append(AggTrade(ts, now, self.venue, d.s, str(id_), id_, d.f, d.l, p, q, side, flags))  # type: ignore[arg-type]
+
+    def _new_id(self, ids: IdTracker, id_: int, ts: int, s: Stream, out: Output) -> bool:
+        """Judge an id that does not follow the last one; False for a repeat."""
+        before = ids.last
+        verdict = ids.judge(id_, ts)
+        if not verdict.accept:
+            self.counters.duplicates += 1
+            return False
+        why = s.lost[1] if s.lost is not None else ""
+        if (hole := verdict.opened) is not None:
+            self._gap(
+                out,
+                Gap(
+                    hole.ts_from,
+                    hole.ts_to,
+                    self.venue,
+                    s.symbol,
+                    s.table,
+                    "trade_id",
+                    "lost",
+                    hole.first,
+                    hole.last,
+                    detail=why,
+                ),
+            )
+        elif (hole := verdict.closed) is not None:
+            self._gap(
+                out,
+                Gap(
+                    hole.ts_from,
+                    hole.ts_to,
+                    self.venue,
+                    s.symbol,
+                    s.table,
+                    "trade_id",
+                    "lost",
+                    hole.first,
+                    hole.last,
+                    repaired_by="late messages",
+                ),
+            )
+        elif verdict.restarted:
+            detail = f"ids went from {before} to {id_}"
+            self._gap(out, Gap(s.ts, ts, self.venue, s.symbol, s.table, "id_restart", "suspect", detail=detail))
+        return True
+
+    def _on_quote(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
+        d: wire.QuoteEvent = message.data
+        st = self._symbols.get(d.s)
+        if st is None or (s := st.quotes) is None:
+            self.counters.skipped += 1
+            return
+        u = d.u
+        if u <= st.quote_id:
+            self.counters.duplicates += 1
+            return
+        st.quote_id = u
+        t = d.T
+        if t:
+            ts = t * 1000 if t >= _MICRO else t * 1_000_000
+            flags = 0
+        else:
+            ts = now
+            flags = TS_FROM_RECV
+        s.heard = now
+        if s.lost is not None or s.silent:
+            self._heard_again(s, ts, now, out)
+        s.ts = ts
+        b, B, a, A = d.b, d.B, d.a, d.A
+        if (
+            b >= _EXACT
+            or B >= _EXACT
+            or a >= _EXACT
+            or A >= _EXACT
+            or int(b * 1e8 + 0.5) / 1e8 != b
+            or int(B * 1e8 + 0.5) / 1e8 != B
+            or int(a * 1e8 + 0.5) / 1e8 != a
+            or int(A * 1e8 + 0.5) / 1e8 != A
+        ):
+            flags |= _inexact(frame, ("b", "B", "a", "A"))
+        out.records.append(Quote(ts, now, self.venue, d.s, u, b, B, a, A, flags))
+
+    def _on_kline(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
+        d: wire.KlineEvent = message.data
+        k = d.k
+        st = self._symbols.get(d.s)
+        if st is None or (candles := st.candles.get(k.i)) is None:
+            self.counters.skipped += 1
+            return
+        s = candles.stream
+        unit = 1000 if k.T >= _MICRO else 1_000_000
+        ts = d.E * 1000 if d.E >= _MICRO else d.E * 1_000_000
+        flags = 0
+        for value in (k.o, k.h, k.l, k.c, k.v, k.q, k.V, k.Q):
+            if value >= _EXACT or int(value * 1e8 + 0.5) / 1e8 != value:
+                flags = _inexact(frame, ("o", "h", "l", "c", "v", "q", "V", "Q"), "k")
+                break
+        candle = Candle(
+            k.t * 1000 if k.t >= _MICRO else k.t * 1_000_000,
+            (k.T + 1) * unit,  # the exchange gives the last unit of the interval
+            ts,
+            now,
+            self.venue,
+            d.s,
+            k.i,
+            "exchange",
+            "final" if k.x else "provisional",
+            k.o,
+            k.h,
+            k.l,
+            k.c,
+            k.v,
+            k.q,
+            k.n,
+            k.V,
+            k.Q,
+            flags,
+        )
+        keep, gap = candles.judge(candle)
+        s.heard = now
+        s.ts = ts
+        if s.lost is not None or s.silent:
+            self._heard_again(s, ts, now, out)
+        if gap is not None:
+            self._gap(out, gap)
+        if keep:
+            out.records.append(candle)
+        else:
+            self.counters.duplicates += 1
+
+
+def _inexact(frame: str | bytes, keys: Sequence[str], inner: str = "") -> int:
+    """Return INEXACT if one of these decimals has more digits than float64 keeps. Slow, and rarely called."""
+    outer = msgspec.json.decode(frame)
+    event = outer.get("data", outer)
+    if inner:
+        event = event[inner]
+    return INEXACT if any(wire.inexact(str(event[key])) for key in keys) else 0

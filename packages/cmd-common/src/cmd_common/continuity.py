@@ -1,0 +1,91 @@
+"""Finds missing, repeated and late ids in a stream whose ids rise by one.
+
+Theory of operation. An id right behind the last one is the normal case and costs one comparison by
+the caller. An id further ahead leaves a *hole*, which is reported at once: a process that is killed
+later has already written it down. An id inside an open hole is late, is taken once, and closes the
+hole when it was the last one missing. Any other id that is not new is a repeat. Holes are kept in a
+bounded number and for a bounded distance (policy: forget the oldest), so a trade that comes later
+than that counts as a repeat; a source that repairs gaps will find it.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+__all__ = ["Hole", "IdTracker", "Judgement"]
+
+_RESTART_AFTER = 60_000_000_000  # ns that an old id must be younger than the newest to mean a restart
+
+
+class Hole(Struct):
+    """Ids that were jumped over, between two events; ``missing`` shrinks when late ones arrive."""
+
+    first: int
+    last: int
+    ts_from: int  # event time of the id before
+    ts_to: int  # event time of the id behind
+    missing: list[tuple[int, int]]  # ranges, both ends inclusive
+
+
+class Judgement(Struct, frozen=True):
+    """What an id means: ``accept`` it or not, and the hole that it opened or closed."""
+
+    accept: bool
+    opened: Hole | None = None
+    closed: Hole | None = None
+    restarted: bool = False  # ids began anew: far older id, far younger event
+
+
+class IdTracker:
+    """Judges the ids of one stream of one symbol.
+
+    The caller's hot path: ``if id == tracker.last + 1: tracker.last = id`` with ``tracker.ts = ts``,
+    else ``judge``. ``last`` is -1 before the first id.
+    """
+
+    __slots__ = ("_holes", "last", "limit", "ts", "window")
+
+    def __init__(self, *, window: int = 10_000, limit: int = 64) -> None:
+        self.last = -1
+        self.ts = 0  # event time of ``last``
+        self.window = window  # ids behind ``last`` at which a hole is forgotten
+        self.limit = limit  # holes that are remembered
+        self._holes: list[Hole] = []
+
+    def judge(self, id_: int, ts: int) -> Judgement:
+        """Judge an id with its event time (ns), and remember it. O(open holes)."""
+        last = self.last
+        if last == -1 or id_ == last + 1:
+            self.last, self.ts = id_, ts
+            return Judgement(accept=True)
+        if id_ > last:
+            hole = Hole(last + 1, id_ - 1, self.ts, ts, [(last + 1, id_ - 1)])
+            self.last, self.ts = id_, ts
+            self._holes = [h for h in self._holes if h.last >= id_ - self.window][1 - self.limit :]
+            self._holes.append(hole)
+            return Judgement(accept=True, opened=hole)
+        for hole in self._holes:
+            for index, (a, b) in enumerate(hole.missing):
+                if a <= id_ <= b:
+                    hole.missing[index : index + 1] = [r for r in ((a, id_ - 1), (id_ + 1, b)) if r[0] <= r[1]]
+                    if hole.missing:
+                        return Judgement(accept=True)
+                    self._holes.remove(hole)
+                    return Judgement(accept=True, closed=hole)
+        if ts > self.ts + _RESTART_AFTER:
+            self._holes.clear()
+            self.last, self.ts = id_, ts
+            return Judgement(accept=True, restarted=True)
+        return Judgement(accept=False)
+
+    def check(self) -> None:
+        """Assert every invariant; for tests."""
+        assert len(self._holes) <= self.limit
+        edge = -1
+        for hole in self._holes:
+            assert hole.missing
+            assert hole.first <= hole.missing[0][0]
+            assert hole.missing[-1][1] <= hole.last < self.last
+            for a, b in hole.missing:
+                assert edge < a <= b
+                edge = b
