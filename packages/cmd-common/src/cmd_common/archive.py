@@ -64,6 +64,7 @@ class CsvLayout(Struct, frozen=True):
     columns: tuple[CsvColumn, ...]
     derive: tuple[Derive, ...]
     id_column: str = ""  # file column with ids that rise by one; empty: none
+    notional_column: str = ""  # file column with price times quantity as the exchange counts it
     delimiter: str = ","
 
 
@@ -72,6 +73,7 @@ class ListingPage(Struct, frozen=True):
 
     keys: tuple[tuple[str, int], ...]  # (key, size in bytes)
     marker: str
+    prefixes: tuple[str, ...] = ()  # folders below the prefix
 
 
 class ArchiveSource(Protocol):
@@ -79,6 +81,7 @@ class ArchiveSource(Protocol):
 
     tables: tuple[str, ...]
     periods: tuple[str, ...]
+    intervals: tuple[str, ...]  # of candles
 
     def file(
         self, table: str, symbol: str, day: date, endpoints: Endpoints, *, interval: str = "", period: str = "daily"

@@ -1,0 +1,559 @@
+"""The archive job of one venue: units in parallel, each proven before the store sees it.
+
+Theory of operation. A worker takes a unit, locks its (venue, table, symbol, day), asks for the
+published checksum, downloads, parses and audits into a spool, and hands the spool to the one writer
+thread, which writes rows and Gap rows and flushes; then the manifest says ``done``. A unit whose lock
+another process holds goes to the end of the queue. Every step may be repeated, so a killed job is
+simply run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field, structs
+
+from cmd_common.archive import ArchiveFile, ArchiveSource
+from cmd_common.commands import Reporter
+from cmd_common.errors import ChecksumError, CmdError, DataError, StoreBusyError, StoreError
+from cmd_common.io import IWriter
+from cmd_common.records import Gap
+from cmd_common.seams import Clock, Net, Rng
+
+from .audit import HOLE, MISSING_FILE, boundary_gap, missing_gap
+from .download import Downloader, disk_error, hash_file, is_outage
+from .locks import FileLock
+from .manifest import Entry, Manifest
+from .plan import BUILT, Unit, day_start
+
+if TYPE_CHECKING:
+    from cmd_common.exchange import Endpoints
+
+    from .spool import Spool
+
+__all__ = ["Archiver", "Summary"]
+
+DOWNLOADS: Final = "_downloads"
+LOCKS: Final = "_locks"
+MANIFEST: Final = "_archive.sqlite"
+QUARANTINE: Final = "_quarantine"
+_POLL: Final = 200_000_000  # ns between looks at a lock that another process holds
+_OUTAGES: Final = 3  # files in a row that could not be reached before the job gives up
+
+
+class Summary(Struct):
+    """What one run did."""
+
+    files: int = 0  # archived now
+    unchanged: int = 0  # done before, the published checksum is still the same
+    replaced: int = 0  # archived again because the published checksum changed
+    missing: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    rows: dict[str, int] = field(default_factory=dict)  # by product, written now
+    gaps: int = 0  # Gap rows in the asked range, missing files included
+    duplicates: int = 0  # rows that a file held twice
+    outside: int = 0  # rows whose time is not within their file's days
+    bytes: int = 0
+    retries: int = 0
+    failures: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+class Archiver:
+    """Carries out the units of one venue. ``open_store`` is called in the writer thread."""
+
+    def __init__(
+        self,
+        *,
+        source: ArchiveSource,
+        endpoints: Endpoints,
+        net: Net,
+        clock: Clock,
+        rng: Rng,
+        manifest: Manifest,
+        folder: Path,
+        open_store: Callable[[], IWriter],
+        reporter: Reporter,
+        parallel: int = 4,
+        force: bool = False,
+        keep_downloads: bool = False,
+    ) -> None:
+        self.summary = Summary()
+        self.downloader = Downloader(net, clock, rng, folder / DOWNLOADS)
+        self._source = source
+        self._endpoints = endpoints
+        self._clock = clock
+        self._manifest = manifest
+        self._folder = folder
+        self._open_store = open_store
+        self._reporter = reporter
+        self._parallel = max(1, parallel)
+        self._force = force
+        self._keep = keep_downloads
+        self._writer: IWriter | None = None
+        self._queue: deque[Unit] = deque()
+        self._network: set[asyncio.Task[Any]] = set()
+        self._fatal: CmdError | None = None
+        self._stopping = False
+        self._outages = 0
+        self._finished = 0
+        self._received = 0
+        self._expected: int | None = None
+        self._gap_keys: set[tuple[object, ...]] = set()
+
+    # -- the job ---------------------------------------------------------------------------------
+
+    async def run(self, units: Sequence[Unit]) -> Summary:
+        """Do all units; returns what was done. Raises StoreError, and VenueError when nothing can be reached."""
+        self._queue = deque(units)
+        total = len(units)
+        await self._expect(units)
+        self.downloader.received = self._progress
+        cores = min(self._parallel, os.cpu_count() or 1)
+        with (
+            ThreadPoolExecutor(cores, thread_name_prefix="parse") as parsers,
+            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+        ):
+            try:
+                await asyncio.gather(
+                    *(self._worker(parsers, writer, total) for _ in range(min(self._parallel, max(total, 1))))
+                )
+            finally:
+                await asyncio.get_running_loop().run_in_executor(writer, self._close_writer, self._fatal is None)
+        if self._fatal is not None:
+            raise self._fatal
+        self.summary.gaps = len(self._gap_keys)
+        self.summary.bytes = self.downloader.counters.bytes
+        self.summary.retries = self.downloader.counters.retries
+        self.summary.interrupted = self._stopping
+        return self.summary
+
+    def stop(self) -> None:
+        """Stop soon: downloads are left to be resumed, what is being written is finished."""
+        self._stopping = True
+        for task in self._network:
+            task.cancel()
+
+    def _abort(self, error: CmdError) -> None:
+        self._fatal = self._fatal or error
+        for task in self._network:
+            task.cancel()
+
+    @property
+    def _ending(self) -> bool:
+        return self._stopping or self._fatal is not None
+
+    async def _expect(self, units: Sequence[Unit]) -> None:
+        """Learn the bytes to download from the listing, for the progress bar; without it there is no total."""
+        groups: dict[tuple[str, str, str, str], list[ArchiveFile]] = {}
+        for unit in units:
+            file = unit.file
+            if self._force or any(not self._done(file, p) for p in unit.products):
+                groups.setdefault((file.symbol, file.table, file.interval, file.period), []).append(file)
+        try:
+            found = [
+                sum((await self.downloader.sizes(self._source, self._endpoints, files)).values())
+                for files in groups.values()
+            ]
+        except CmdError:
+            return
+        self._expected = sum(found)
+
+    def _done(self, file: ArchiveFile, product: str) -> bool:
+        entry = self._manifest.get(file.key, product)
+        return entry is not None and entry.state == "done"
+
+    def _progress(self, count: int) -> None:
+        self._received += count
+        total = self._expected
+        if total is not None and self._received >= total:
+            total = None if self._received > total else total
+        self._reporter.progress("download", self._received, total)
+
+    async def _worker(self, parsers: ThreadPoolExecutor, writer: ThreadPoolExecutor, total: int) -> None:
+        waited = 0  # units put back in a row: when all were, the others work on them
+        while self._queue and not self._ending:
+            unit = self._queue.popleft()
+            file = unit.file
+            lock = FileLock(
+                self._folder / LOCKS, f"{file.venue}.{file.table}.{file.interval}.{file.symbol}.{file.first_day}"
+            )
+            try:
+                taken = lock.acquire()
+            except OSError as error:
+                self._abort(disk_error(error, f"locking {lock.path}"))
+                return
+            if not taken:
+                self._queue.append(unit)
+                waited += 1
+                if waited >= len(self._queue):
+                    await self._clock.sleep(_POLL)
+                continue
+            waited = 0
+            try:
+                await self._unit(unit, parsers, writer)
+                self._outages = 0
+            except asyncio.CancelledError:
+                if self._stopping or self._fatal is not None:
+                    return
+                raise
+            except CmdError as error:
+                self._failed(unit, error)
+            except OSError as error:
+                self._abort(disk_error(error, f"archiving {file.name}"))
+            finally:
+                lock.release()
+            self._finished += 1
+            self._reporter.progress("files", self._finished, total, unit="files")
+
+    def _failed(self, unit: Unit, error: CmdError) -> None:
+        if isinstance(error, StoreError):
+            self._abort(error)
+            return
+        self.summary.failed += 1
+        self.summary.failures.append(f"{unit.file.key}: {error}")
+        self._reporter.warn(f"{unit.file.venue}: {error}")
+        if is_outage(error):
+            self._outages += 1
+            if self._outages >= _OUTAGES:
+                self._abort(error)
+        else:
+            self._outages = 0
+
+    # -- one unit --------------------------------------------------------------------------------
+
+    async def _online(self, what: Any) -> Any:
+        """Await a network step that ``stop`` may cancel."""
+        if self._ending:
+            what.close()
+            raise asyncio.CancelledError
+        task = asyncio.ensure_future(what)
+        self._network.add(task)
+        try:
+            return await task
+        finally:
+            self._network.discard(task)
+
+    async def _unit(self, unit: Unit, parsers: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> None:
+        file = unit.file
+        before = {product: self._manifest.get(file.key, product) for product in unit.products}
+        sha256 = await self._online(self.downloader.checksum(self._source, file))
+        if sha256 is None:
+            if any(e is not None and e.state == "done" for e in before.values()):
+                self._reporter.warn(f"{file.name} is no longer published; the archived rows stay")
+                self._unchanged([e for e in before.values() if e is not None])
+                return
+            await self._missing(unit, before, writer)
+            return
+        known = [e for e in before.values() if e is not None and e.state == "done" and e.sha256 == sha256]
+        if len(known) == len(unit.products) and not self._force:
+            self._unchanged(known)
+            return
+        try:
+            path = await self._online(self.downloader.fetch(file, sha256))
+        except ChecksumError as error:
+            bad = self.downloader.path(file)
+            self._quarantine(unit, bad.with_name(bad.name + ".bad"), sha256, error)
+            raise
+        if path is None:
+            await self._missing(unit, before, writer)
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            spool = await loop.run_in_executor(parsers, self._parse, path, file)
+        except DataError as error:
+            self._quarantine(unit, path, sha256, error)
+            raise
+        try:
+            # Products with the same content as before are left alone, unless all are asked for again.
+            todo = [
+                p
+                for p in unit.products
+                if self._force or not ((e := before[p]) and e.state == "done" and e.sha256 == sha256)
+            ]
+            await self._store(unit, todo, spool, sha256, path, before, writer)
+        finally:
+            spool.close()
+        if not self._keep:
+            path.unlink(missing_ok=True)
+            self._prune(path.parent)
+
+    def _parse(self, path: Path, file: ArchiveFile) -> Spool:
+        from .spool import Spool
+
+        return Spool(path, file, self._source, path.with_name(path.name + ".spool"))
+
+    def _unchanged(self, entries: Sequence[Entry]) -> None:
+        self.summary.unchanged += 1
+        for entry in entries:
+            self._count_gaps(entry.gaps)
+
+    def _count_gaps(self, gaps: Sequence[Gap]) -> None:
+        self._gap_keys.update((g.venue, g.symbol, g.record_type, g.ts_from, g.ts_to) for g in gaps)
+
+    def _prune(self, folder: Path) -> None:
+        """Remove empty folders below the downloads."""
+        root = self._folder / DOWNLOADS
+        while folder != root and root in folder.parents:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+            folder = folder.parent
+
+    def _quarantine(self, unit: Unit, path: Path, sha256: str, error: CmdError) -> None:
+        """Move a bad file aside, so that it can be looked at, and note why; nothing of it was stored."""
+        file = unit.file
+        folder = self._folder / QUARANTINE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            digest, size = hash_file(path)
+            os.replace(path, folder / f"{file.venue}-{digest[:12]}-{file.name}")
+        except OSError as problem:
+            raise disk_error(problem, f"moving {file.name} to {folder}") from None
+        self._prune(path.parent)
+        self.summary.quarantined += 1
+        error.hint = f"the file is in {folder}" + (f"; {error.hint}" if error.hint else "")
+        # What an earlier version of the file left in the store stays known as done.
+        rows = [
+            Entry(file.key, product, "quarantined", sha256, size, detail=error.message, updated_ns=self._clock.now())
+            for product in unit.products
+            if not ((e := self._manifest.get(file.key, product)) and e.state in ("done", "writing"))
+        ]
+        self._manifest.put(file, rows)
+
+    def _gap_table(self, unit: Unit) -> str:
+        """The table whose rows suffer from what the file misses."""
+        return unit.file.table if unit.file.table in unit.products else "candles"
+
+    async def _missing(self, unit: Unit, before: dict[str, Entry | None], writer: ThreadPoolExecutor) -> None:
+        file = unit.file
+        self.summary.missing += 1
+        self._reporter.warn(f"{file.venue} has no {file.name}: the day is missing upstream")
+        entries, gaps = [], []
+        for product in unit.products:
+            table = "candles" if product.startswith(BUILT) else product
+            gap = missing_gap(file, table, f"{file.name} is not published")
+            gaps.append(gap)
+            entries.append(Entry(file.key, product, "missing", gaps=(gap,), updated_ns=self._clock.now()))
+        self._count_gaps(gaps)
+        if any((e := before[p]) is None or e.state != "missing" for p in unit.products):
+            await self._in_writer(writer, self._write_gaps, gaps)
+        self._manifest.put(file, entries)
+
+    async def _store(
+        self,
+        unit: Unit,
+        products: Sequence[str],
+        spool: Spool,
+        sha256: str,
+        path: Path,
+        before: dict[str, Entry | None],
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        from .spool import audit_step
+
+        file, audit = unit.file, spool.audit
+        table = self._gap_table(unit)
+        size = os.stat(path).st_size
+        step = audit_step(file, spool.layout)
+        gaps = list(audit.holes)
+        if table != file.table:
+            gaps = [structs.replace(g, record_type=table, severity="suspect") for g in gaps]
+        now = self._clock.now()
+        base = Entry(
+            file.key, "", "writing", sha256, size, audit.rows, audit.first, audit.last, audit.first_ts,
+            audit.last_ts, updated_ns=now, last_day=file.last_day.isoformat(),
+        )  # fmt: skip
+        entries, repaired, later = [], [], []
+        for product in products:
+            left, right = self._manifest.neighbours(file, product)
+            mine = structs.replace(base, product=product)
+            own = _unique([*gaps, *_one(boundary_gap(file, table, left, mine, step))])
+            entries.append(structs.replace(mine, gaps=tuple(own)))
+            if right is not None:
+                # The boundary to the next day is kept with that day.
+                kept = [g for g in right.gaps if not _at_start(g, right)]
+                fresh = _one(boundary_gap(file, table, mine, right, step))
+                changed = structs.replace(right, gaps=tuple(_unique([*kept, *fresh])))
+                repaired += _gone(right.gaps, changed.gaps)
+                if changed.gaps != right.gaps:
+                    later.append(changed)
+            old = before[product]
+            if old is not None:
+                repaired += [g for g in _gone(old.gaps, own) if not self._still_missing(file, product, g)]
+        all_gaps = [g for e in (*entries, *later) for g in e.gaps]
+        open_keys = {(g.record_type, g.ts_from, g.ts_to) for g in all_gaps}
+        rows = [
+            *_unique(all_gaps),
+            *(structs.replace(g, repaired_by="archive") for g in _unique(repaired)
+              if (g.record_type, g.ts_from, g.ts_to) not in open_keys),
+        ]  # fmt: skip
+        # Rows of another version of the file must go, also when that version was only half confirmed.
+        replace = [p for p in products if (e := before[p]) and e.state in ("done", "writing") and e.sha256 != sha256]
+        marks = [
+            structs.replace(e, sha256=old.sha256 if (old := before[e.product]) and e.product in replace else sha256)
+            for e in entries
+        ]
+        self._manifest.put(file, marks)
+        counts = await self._in_writer(writer, self._write, unit, products, spool, replace, rows)
+        self._manifest.put(file, [structs.replace(e, state="done", updated_ns=self._clock.now()) for e in entries])
+        for entry in later:
+            next_file = self._source.file(
+                file.table, file.symbol, _next_day(file), self._endpoints, interval=file.interval, period=file.period
+            )
+            self._manifest.put(next_file, [entry])
+        self.summary.files += 1
+        self.summary.replaced += bool(replace)
+        self.summary.duplicates += spool.duplicates
+        self.summary.outside += audit.outside
+        for product, count in counts.items():
+            self.summary.rows[product] = self.summary.rows.get(product, 0) + count
+        self._count_gaps(all_gaps)
+        if audit.hole_count:
+            what = "candles" if file.table == "candles" else "ids"
+            self._reporter.warn(f"{file.name} misses {what} in {audit.hole_count} places; see the table gaps")
+
+    def _still_missing(self, file: ArchiveFile, product: str, gap: Gap) -> bool:
+        """Whether another file keeps this gap open: candles of all intervals share their Gap rows."""
+        if gap.reason != MISSING_FILE or gap.record_type != "candles":
+            return False
+        return self._manifest.others_missing(file, product)
+
+    # -- the writer thread -----------------------------------------------------------------------
+
+    async def _in_writer(self, pool: ThreadPoolExecutor, call: Callable[..., Any], *arguments: object) -> Any:
+        """Call in the writer thread; a store that another process writes to is waited for."""
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
+            except StoreBusyError:
+                if self._ending:
+                    raise
+                await self._clock.sleep(_POLL)
+
+    def _open(self) -> IWriter:
+        if self._writer is None:
+            self._writer = self._open_store()
+        return self._writer
+
+    def _close_writer(self, confirm: bool) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        if not confirm and (discard := getattr(writer, "discard", None)) is not None:
+            discard()
+        writer.close()
+
+    def _write_gaps(self, gaps: Sequence[Gap]) -> None:
+        writer = self._open()
+        writer.write(gaps)
+        writer.flush()
+
+    def _write(
+        self, unit: Unit, products: Sequence[str], spool: Spool, replace: Sequence[str], gaps: Sequence[Gap]
+    ) -> dict[str, int]:
+        from .candles import CandleMaker
+
+        file = unit.file
+        writer = self._open()
+        makers = {p: CandleMaker(p.removeprefix(BUILT)) for p in products if p.startswith(BUILT)}
+        counts = dict.fromkeys(products, 0)
+        try:
+            for product in replace:
+                self._delete(writer, file, product)
+            for batch, notional in spool.batches():
+                if file.table in counts:
+                    writer.write_batch(file.table, batch)
+                    counts[file.table] += batch.num_rows
+                for maker in makers.values():
+                    maker.feed(batch, notional)
+            for product, maker in makers.items():
+                built = maker.finish(file.venue, file.symbol)
+                writer.write_batch("candles", built)
+                counts[product] = built.num_rows
+            if gaps:
+                writer.write(gaps)
+            writer.flush()
+        except OSError as error:
+            self._give_up()
+            raise disk_error(error, f"writing {file.name}") from None
+        except BaseException:
+            self._give_up()
+            raise
+        return counts
+
+    def _give_up(self) -> None:
+        """Drop what the writer has not confirmed; a writer that cannot is left behind, not flushed."""
+        writer, self._writer = self._writer, None
+        discard = getattr(writer, "discard", None)
+        if writer is not None and discard is not None:
+            try:
+                discard()
+                writer.close()
+            except (CmdError, OSError) as error:
+                self._reporter.warn(f"closing the store after an error: {error}")
+
+    @staticmethod
+    def _delete(writer: IWriter, file: ArchiveFile, product: str) -> None:
+        """Mark the archived rows of a file as deleted, where the store can; live rows stay."""
+        delete = getattr(writer, "delete", None)
+        if delete is None:
+            return
+        start, end = day_start(file.first_day), day_start(file.last_day) + 86_400_000_000_000
+        if product.startswith(BUILT):
+            where = {"interval": product.removeprefix(BUILT), "source": "built"}
+            delete("candles", file.venue, file.symbol, start, end, archived_only=True, where=where)
+        elif product == "candles":
+            where = {"interval": file.interval, "source": "exchange"}
+            delete("candles", file.venue, file.symbol, start, end, archived_only=True, where=where)
+        else:
+            delete(product, file.venue, file.symbol, start, end, archived_only=True)
+
+
+def _next_day(file: ArchiveFile) -> Any:
+    from datetime import timedelta
+
+    return file.last_day + timedelta(days=1)
+
+
+def _one(gap: Gap | None) -> list[Gap]:
+    return [] if gap is None else [gap]
+
+
+def _at_start(gap: Gap, entry: Entry) -> bool:
+    """Whether a gap lies between the file before and the first row of ``entry``."""
+    if gap.reason != HOLE or entry.first_id is None:
+        return False
+    return gap.ts_to <= entry.first_id if gap.last_id is None else gap.last_id < entry.first_id
+
+
+def _unique(gaps: Sequence[Gap]) -> list[Gap]:
+    """One Gap a key: holes between the same two instants become one from the first to the last id."""
+    out: dict[tuple[object, ...], Gap] = {}
+    for gap in gaps:
+        key = (gap.record_type, gap.ts_from, gap.ts_to)
+        other = out.get(key)
+        if other is None or other == gap or other.first_id is None or gap.first_id is None:
+            out.setdefault(key, gap)
+            continue
+        out[key] = structs.replace(
+            other,
+            first_id=min(other.first_id, gap.first_id),
+            last_id=max(other.last_id or 0, gap.last_id or 0),
+            detail=f"{other.detail}; {gap.detail}"[:500],
+        )
+    return list(out.values())
+
+
+def _gone(old: Sequence[Gap], new: Sequence[Gap]) -> list[Gap]:
+    """Gaps that were open and are not any more."""
+    keys = {(g.record_type, g.ts_from, g.ts_to) for g in new}
+    return [g for g in old if (g.record_type, g.ts_from, g.ts_to) not in keys]

@@ -1,0 +1,183 @@
+"""What is archived, file by file: a small SQLite database in the store's folder.
+
+One row is one product of one published file. ``writing`` is set before the first row goes to the
+store and ``done`` after everything is durable, so that a killed archiver is seen and done again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from cmd_common.archive import ArchiveFile
+from cmd_common.errors import StoreError
+from cmd_common.records import Gap
+
+__all__ = ["Entry", "Manifest"]
+
+State = Literal["writing", "done", "missing", "quarantined"]
+_VERSION = 1
+_CREATE = """
+CREATE TABLE IF NOT EXISTS files (
+    key TEXT NOT NULL, product TEXT NOT NULL,
+    venue TEXT NOT NULL, tbl TEXT NOT NULL, symbol TEXT NOT NULL, interval TEXT NOT NULL,
+    day TEXT NOT NULL, last_day TEXT NOT NULL,
+    state TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, rows INTEGER NOT NULL,
+    first_id INTEGER, last_id INTEGER, first_ts INTEGER, last_ts INTEGER,
+    gaps TEXT NOT NULL, detail TEXT NOT NULL, updated_ns INTEGER NOT NULL,
+    PRIMARY KEY (key, product)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS files_by_day ON files (venue, tbl, symbol, interval, day);
+"""
+_COLUMNS = (
+    "key, product, venue, tbl, symbol, interval, day, last_day, state, sha256, size, rows, "
+    "first_id, last_id, first_ts, last_ts, gaps, detail, updated_ns"
+)
+
+
+class Entry(Struct, frozen=True):
+    """One row: ids and times are those of the first and last row of the file, in id or time order."""
+
+    key: str
+    product: str
+    state: State
+    sha256: str = ""
+    size: int = 0
+    rows: int = 0
+    first_id: int | None = None
+    last_id: int | None = None
+    first_ts: int | None = None
+    last_ts: int | None = None
+    gaps: tuple[Gap, ...] = ()
+    detail: str = ""
+    updated_ns: int = 0
+    last_day: str = ""
+
+
+_GAPS = msgspec.json.Decoder(tuple[Gap, ...])
+
+
+class Manifest:
+    """The manifest of one store. Not for several threads; several processes may share the file."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open or create; ``read_only`` never creates and sees an absent file as empty."""
+        self.path = path
+        target = str(path)
+        if read_only and not path.exists():
+            target = ":memory:"
+        try:
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(target, timeout=30.0, isolation_level=None, check_same_thread=False)
+            if target != ":memory:" and not read_only:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise StoreError(
+                    f"{path} has version {version}, this program knows {_VERSION}", hint="use the newer program"
+                )
+            if not read_only or target == ":memory:":
+                self._db.executescript(_CREATE)
+                self._db.execute(f"PRAGMA user_version={_VERSION}")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open the archive manifest {path}: {error}") from None
+        except OSError as error:
+            raise StoreError(f"cannot create the archive manifest {path}: {error.strerror or error}") from None
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"archive manifest {self.path}: {error}") from None
+
+    @staticmethod
+    def _entry(row: Sequence[object]) -> Entry:
+        data = dict(zip(_COLUMNS.split(", "), row, strict=True))
+        data["gaps"] = _GAPS.decode(str(data["gaps"]))
+        return msgspec.convert({f: data[f] for f in Entry.__struct_fields__}, Entry)
+
+    def get(self, key: str, product: str) -> Entry | None:
+        """The row of one product of one file."""
+        with self._errors():
+            row = self._db.execute(
+                f"SELECT {_COLUMNS} FROM files WHERE key = ? AND product = ?", (key, product)
+            ).fetchone()
+        return self._entry(row) if row else None
+
+    def neighbours(self, file: ArchiveFile, product: str) -> tuple[Entry | None, Entry | None]:
+        """The done files that end the day before ``file`` starts and start the day after it ends."""
+        from datetime import timedelta
+
+        found: list[Entry | None] = []
+        for column, day in (
+            ("last_day", file.first_day - timedelta(days=1)),
+            ("day", file.last_day + timedelta(days=1)),
+        ):
+            with self._errors():
+                row = self._db.execute(
+                    f"SELECT {_COLUMNS} FROM files WHERE venue = ? AND tbl = ? AND symbol = ? AND interval = ? "
+                    f"AND {column} = ? AND product = ? AND state = 'done' ORDER BY key LIMIT 1",
+                    (file.venue, file.table, file.symbol, file.interval, day.isoformat(), product),
+                ).fetchone()
+            found.append(self._entry(row) if row else None)
+        return found[0], found[1]
+
+    def others_missing(self, file: ArchiveFile, product: str) -> bool:
+        """Whether candles of another interval or source are missing for these days of the symbol."""
+        with self._errors():
+            row = self._db.execute(
+                "SELECT 1 FROM files WHERE venue = ? AND symbol = ? AND day = ? AND last_day = ? AND state = 'missing' "
+                "AND (product = 'candles' OR product LIKE 'built:%') AND NOT (key = ? AND product = ?) LIMIT 1",
+                (
+                    file.venue,
+                    file.symbol,
+                    file.first_day.isoformat(),
+                    file.last_day.isoformat(),
+                    file.key,
+                    product,
+                ),
+            ).fetchone()
+        return row is not None
+
+    def put(self, file: ArchiveFile, entries: Sequence[Entry]) -> None:
+        """Insert or replace rows of one file; durable on return, all or none."""
+        rows = [
+            (
+                e.key, e.product, file.venue, file.table, file.symbol, file.interval,
+                file.first_day.isoformat(), file.last_day.isoformat(),
+                e.state, e.sha256, e.size, e.rows, e.first_id, e.last_id, e.first_ts, e.last_ts,
+                msgspec.json.encode(e.gaps).decode(), e.detail, e.updated_ns,
+            )
+            for e in entries
+        ]  # fmt: skip
+        marks = ", ".join("?" * len(_COLUMNS.split(", ")))
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({marks})", rows)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def entries(self, venue: str | None = None) -> list[Entry]:
+        """All rows, of one venue or all, ordered by key."""
+        with self._errors():
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM files WHERE ? IS NULL OR venue = ? ORDER BY key, product", (venue, venue)
+            ).fetchall()
+        return [self._entry(row) for row in rows]
+
+    def close(self) -> None:
+        """Close; calling it again does nothing."""
+        self._db.close()
