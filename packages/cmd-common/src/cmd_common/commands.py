@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from .emulation import Fault
 
 if TYPE_CHECKING:
+    from .errors import CmdError
     from .multibook import MultiSymbolOrderBook
     from .records import Record
 
@@ -137,6 +138,7 @@ class LiveSource(Protocol):
     closes all connections. Raises CmdError for what cannot be used.
     """
 
+    error: CmdError | None  # why it ended early
     books: MultiSymbolOrderBook  # kept up to date between two records; each book has its state
 
     async def __aenter__(self) -> Self: ...

@@ -19,7 +19,7 @@ def _record(**flags: object) -> int:
         exchanges=venues,
         symbols=values.selectors(run.get("symbols"), venues),
         types=values.check_types(run.get("types"), FEED_TYPES),
-        store=values.check_store(run.get("store")),
+        store="" if run.get("raw") and not run.get("store") else values.check_store(run.get("store")),
         intervals=values.check_intervals(run.get("interval"), venues),
         depth=run.get("depth"),
         endpoints=values.endpoints(run.get("endpoint"), venues),

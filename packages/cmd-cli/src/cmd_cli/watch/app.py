@@ -133,7 +133,9 @@ class WatchApp(App[None]):
                 self.view = View(source.books)
                 async for records in source.subscribe():
                     self.view.apply(records, self.clock.now())
-            self.view.ended = True
+                self.view.ended = True
+                if source.error is not None:
+                    raise source.error
         except asyncio.CancelledError:
             raise
         except Exception as error:

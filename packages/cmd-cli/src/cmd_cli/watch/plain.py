@@ -114,6 +114,8 @@ async def _follow(source: LiveSource, view: View, clock: Clock) -> None:
     async for records in source.subscribe():
         view.apply(records, clock.now())
     view.ended = True
+    if source.error is not None:
+        raise source.error
 
 
 async def _draw(view: View, clock: Clock, stream: TextIO, terminal: bool, json: bool, colour: bool) -> None:
