@@ -110,6 +110,9 @@ class MultiSymbolOrderBook(Mapping[str, OrderBook]):
         book = self._by_name.get(name)
         return self._by_name[self.resolve(name)] if book is None else book
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name or (isinstance(name, str) and len(self._by_symbol.get(name, ())) == 1)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_name)
 

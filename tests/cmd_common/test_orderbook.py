@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from math import inf, nan
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from cmd_common.errors import DataError, UsageError
+from cmd_common.orderbook import OrderBook
+from cmd_common.records import levels, pack_levels
+from cmd_common.sequence import BookState
+
+PRICES = st.one_of(
+    st.integers(1, 400).map(lambda ticks: ticks / 100),  # few, so that levels meet again
+    st.floats(1e-12, 1e12),
+    st.sampled_from([1e-12, 1e12, 5e-324, 1.7e308, 0.1 + 0.2, 0.3]),
+)
+QUANTITIES = st.one_of(st.just(0.0), st.just(-0.0), st.floats(1e-12, 1e12), st.sampled_from([1.0, 5e-324, 1.7e308]))
+LEVELS = st.lists(st.tuples(PRICES, QUANTITIES), max_size=60)
+BAD = [(nan, 1.0), (1.0, nan), (inf, 1.0), (1.0, inf), (-inf, 1.0), (1.0, -inf), (-1.0, 1.0), (1.0, -1.0), (0.0, 1.0),
+       (-1.0, 0.0), (nan, 0.0), (nan, nan)]  # fmt: skip
+
+
+class Model:
+    """The naive book: two dicts and sorting."""
+
+    def __init__(self) -> None:
+        self.bids: dict[float, float] = {}
+        self.asks: dict[float, float] = {}
+
+    def apply(self, bids: list[tuple[float, float]], asks: list[tuple[float, float]]) -> None:
+        for side, changes in ((self.bids, bids), (self.asks, asks)):
+            for price, quantity in changes:
+                if quantity == 0:
+                    side.pop(price, None)
+                else:
+                    side[price] = quantity
+
+    def compare(self, book: OrderBook) -> None:
+        bids = sorted(self.bids.items(), reverse=True)
+        asks = sorted(self.asks.items())
+        assert book.bids() == bids
+        assert book.asks() == asks
+        assert book.best_bid == (bids[0] if bids else None)
+        assert book.best_ask == (asks[0] if asks else None)
+        assert len(book) == len(bids) + len(asks)
+        for depth in (0, 1, 20, 70, 10_000):
+            assert book.bids(depth) == bids[:depth]
+            assert book.asks(depth) == asks[:depth]
+        assert book.packed_bids(20) == pack_levels(bids[:20])
+        assert book.packed_asks() == pack_levels(asks)
+
+
+class BookMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = OrderBook()
+        self.model = Model()
+
+    @initialize(deep=st.integers(0, 600))
+    def fill(self, deep: int) -> None:
+        bids = [(100 - i / 100, 1.0) for i in range(deep)]
+        asks = [(100.01 + i / 100, 1.0) for i in range(deep)]
+        self.load(bids, asks)
+
+    @rule(bids=LEVELS, asks=LEVELS)
+    def load(self, bids: list[tuple[float, float]], asks: list[tuple[float, float]]) -> None:
+        self.book.load(bids, asks)
+        self.model = Model()
+        self.model.bids = {p: q for p, q in dict(bids).items() if q}
+        self.model.asks = {p: q for p, q in dict(asks).items() if q}
+
+    @rule(bids=LEVELS, asks=LEVELS)
+    def apply(self, bids: list[tuple[float, float]], asks: list[tuple[float, float]]) -> None:
+        self.book.apply(bids, asks)
+        self.model.apply(bids, asks)
+
+    @rule(count=st.integers(1, 300), side=st.booleans())
+    def eat(self, count: int, side: bool) -> None:
+        """The touch runs away: the best levels are deleted one after the other."""
+        best = self.book.bids(count) if side else self.book.asks(count)
+        gone = [(price, 0.0) for price, _ in best]
+        bids, asks = (gone, []) if side else ([], gone)
+        self.book.apply(bids, asks)
+        self.model.apply(bids, asks)
+
+    @rule(count=st.integers(1, 300), step=st.sampled_from([0.01, 0.003]))
+    def improve(self, count: int, step: float) -> None:
+        """The touch comes nearer in many small steps."""
+        bids = [(200 + i * step, 1.0) for i in range(count)]
+        self.book.apply(bids, bids)
+        self.model.apply(bids, bids)
+
+    @rule(bids=LEVELS, asks=LEVELS, bad=st.sampled_from(BAD), data=st.data(), on_bids=st.booleans())
+    def refuse(
+        self,
+        bids: list[tuple[float, float]],
+        asks: list[tuple[float, float]],
+        bad: tuple[float, float],
+        data: st.DataObject,
+        on_bids: bool,
+    ) -> None:
+        side = bids if on_bids else asks
+        side.insert(data.draw(st.integers(0, len(side))), bad)
+        for change in (self.book.apply, self.book.load, self.book.validate):
+            with pytest.raises(DataError):
+                change(bids, asks)
+
+    @rule()
+    def clear(self) -> None:
+        self.book.clear()
+        self.model = Model()
+
+    @invariant()
+    def same(self) -> None:
+        self.book.check()
+        self.model.compare(self.book)
+
+
+TestBookMachine = BookMachine.TestCase
+TestBookMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_long_random_operations_on_a_deep_book_agree_with_the_naive_one() -> None:
+    rng = random.Random(7)
+    book, model = OrderBook(), Model()
+    mid = 100_000
+    for step in range(3000):
+        mid += rng.choice((-40, -1, 0, 0, 1, 40))
+        sides: list[list[tuple[float, float]]] = []
+        for sign in (-1, 1):
+            far = rng.random() < 0.3
+            ticks = [mid + sign * rng.randint(0, 20_000 if far else 30) for _ in range(rng.randint(0, 30))]
+            sides.append([(tick / 100, rng.choice((0.0, 1.0, rng.random()))) for tick in ticks])
+        book.apply(*sides)
+        model.apply(*sides)
+        book.check()
+        if step % 100 == 0:
+            model.compare(book)
+    model.compare(book)
+    assert len(book) > 1000
+
+
+def test_a_huge_book_loads_and_loses_its_touch_again_and_again() -> None:
+    count = 100_000
+    bids = [(1 + i / 100, 1.0) for i in range(count)]
+    book = OrderBook()
+    book.load(bids, [])
+    assert book.best_bid == bids[-1]
+    book.apply([(price, 0.0) for price, _ in bids[-5000:]], [])
+    assert book.best_bid == bids[-5001]
+    assert book.bids(3) == bids[-5001:-5004:-1]
+    book.check()
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_an_impossible_level_is_refused_before_anything_is_applied(bad: tuple[float, float]) -> None:
+    book = OrderBook(venue="v", symbol="S")
+    book.load([(10.0, 1.0)], [(11.0, 1.0)])
+    for bids, asks in (([(10.0, 5.0), (9.0, 1.0), bad], []), ([(10.0, 5.0)], [(11.0, 0.0), bad, (12.0, 1.0)])):
+        with pytest.raises(DataError, match=r"order book of v:S: (bid|ask) level"):
+            book.apply(bids, asks)
+        assert (book.bids(), book.asks()) == ([(10.0, 1.0)], [(11.0, 1.0)])
+        book.check()
+
+
+def test_the_same_price_twice_in_one_delta_applies_in_order() -> None:
+    book = OrderBook()
+    book.apply([(10.0, 1.0), (10.0, 0.0), (9.0, 0.0), (9.0, 2.0)], [(11.0, 1.0), (11.0, 3.0)])
+    assert (book.bids(), book.asks()) == ([(9.0, 2.0)], [(11.0, 3.0)])
+    book.check()
+
+
+def test_an_empty_delta_and_unknown_deletions_change_nothing() -> None:
+    book = OrderBook()
+    book.load([(10.0, 1.0)], [(11.0, 1.0)])
+    book.apply([], [])
+    book.apply([(8.0, 0.0)], [(1e12, 0.0)])
+    assert (book.bids(), book.asks()) == ([(10.0, 1.0)], [(11.0, 1.0)])
+
+
+def test_prices_off_the_tick_grid_are_kept() -> None:
+    book = OrderBook(Decimal("0.01"))
+    book.apply([(10.005, 1.0)], [(1e-12, 1.0)])
+    assert book.best_bid == (10.005, 1.0)
+    assert book.best_ask == (1e-12, 1.0)
+    assert book.tick_size == Decimal("0.01")
+
+
+def test_mid_spread_and_crossed() -> None:
+    book = OrderBook()
+    assert (book.mid, book.spread, book.crossed, book.best_bid, book.best_ask) == (None, None, False, None, None)
+    book.apply([(10.0, 1.0)], [])
+    assert (book.mid, book.spread, book.crossed) == (None, None, False)
+    book.apply([], [(11.0, 1.0)])
+    assert (book.mid, book.spread, book.crossed) == (10.5, 1.0, False)
+    book.apply([(11.0, 1.0)], [])
+    assert (book.spread, book.crossed) == (0.0, True)
+    book.load([(1.7e308, 1.0)], [(1.75e308, 1.0)])
+    assert book.mid == pytest.approx(1.725e308)  # no overflow on the way
+
+
+def test_known_depth_ends_at_the_worst_level_of_an_incomplete_snapshot() -> None:
+    bids, asks = [(10.0 - i, 1.0) for i in range(5)], [(11.0 + i, 1.0) for i in range(5)]
+    book = OrderBook()
+    book.load(bids, asks)
+    assert book.known_depth == (5, 5)
+    book.load(bids, asks, complete=False)
+    book.apply([(5.0, 1.0), (9.5, 1.0), (8.0, 0.0)], [(20.0, 1.0), (15.0, 0.0)])
+    assert book.known_depth == (5, 4)  # 5.0 and 20.0 are beyond what the snapshot showed
+    assert len(book) == 6 + 5
+    book.check()
+    book.load(bids, asks, complete=(False, True))
+    book.apply([(5.0, 1.0)], [(20.0, 1.0)])
+    assert book.known_depth == (5, 6)
+    book.load([], asks, complete=False)
+    book.apply([(9.0, 1.0)], [])
+    assert book.known_depth == (0, 5)
+    book.check()
+
+
+@given(st.integers(1, 80), st.lists(st.tuples(LEVELS, LEVELS), max_size=12))
+def test_pruning_keeps_the_best_levels_and_says_what_is_unknown(
+    limit: int, changes: list[tuple[list[tuple[float, float]], list[tuple[float, float]]]]
+) -> None:
+    book, model = OrderBook(max_levels=limit), Model()
+    for bids, asks in changes:
+        book.apply(bids, asks)
+        model.apply(bids, asks)
+        book.check()
+        known_bids, known_asks = book.known_depth
+        # Whatever was pruned, the known levels are exactly the true ones from the touch.
+        assert book.bids(known_bids) == sorted(model.bids.items(), reverse=True)[:known_bids]
+        assert book.asks(known_asks) == sorted(model.asks.items())[:known_asks]
+        assert len(book.bids()) <= limit + max(16, limit // 8)
+
+
+def test_a_snapshot_deeper_than_the_limit_is_pruned_at_once() -> None:
+    book = OrderBook(max_levels=100)
+    book.load([(1000.0 - i, 1.0) for i in range(500)], [(1001.0 + i, 1.0) for i in range(500)])
+    assert book.known_depth == (100, 100)
+    assert len(book) == 200
+    book.check()
+
+
+def test_clear_forgets_levels_ids_and_state() -> None:
+    book = OrderBook()
+    book.load([(10.0, 1.0)], [], complete=False)
+    book.state, book.last_id, book.ts_event = BookState.LIVE, 5, 6
+    book.clear()
+    assert (len(book), book.state, book.last_id, book.ts_event) == (0, BookState.EMPTY, 0, 0)
+    assert book.known_depth == (0, 0)
+    assert bool(book)
+    book.check()
+
+
+def test_packed_sides_unpack_to_the_levels() -> None:
+    book = OrderBook()
+    book.load([(10.0, 1.0), (9.0, 2.0)], [(11.0, 3.0)])
+    assert list(levels(book.packed_bids())) == [(10.0, 1.0), (9.0, 2.0)]
+    assert list(levels(book.packed_asks(1))) == [(11.0, 3.0)]
+    assert book.packed_bids(0) == b""
+
+
+def test_bad_options_are_refused_and_repr_names_the_book() -> None:
+    for options in ({"tick_size": 0}, {"tick_size": nan}, {"tick_size": -0.01}, {"max_levels": 0}):
+        with pytest.raises(UsageError):
+            OrderBook(**options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        OrderBook().bids(-1)
+    assert repr(OrderBook(venue="v", symbol="S")) == "<OrderBook v:S EMPTY None None last_id=0>"
