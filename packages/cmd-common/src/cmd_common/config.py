@@ -33,6 +33,7 @@ __all__ = [
     "Value",
     "format_duration",
     "load",
+    "markdown",
     "mask",
     "parse_duration",
     "parse_speed",
@@ -512,7 +513,69 @@ def template() -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown() -> str:
+    """All settings as a Markdown document, which is ``docs/config.md``."""
+    lines = [
+        "# Configuration",
+        "",
+        "This file is written from `cmd_common.config` by `python -m cmd_common.config > docs/config.md`; a test",
+        "compares the two.",
+        "",
+        "Every option of every command can be set in one TOML file. A value comes from, the strongest first:",
+        "",
+        "1. the flag: `--store parquet:data`",
+        "2. the environment: `CMD_RECORD_STORE` for one command, `CMD_STORE` for all where a key is shared",
+        "3. the project file: `./cmd.toml`, or what `--config FILE` or `CMD_CONFIG` names",
+        "4. the user's file: `$XDG_CONFIG_HOME/cryptomarketdata/config.toml` (or `~/.config/...`)",
+        "5. the default",
+        "",
+        "`cmd-cli config init` writes a file with every setting as a comment, and `cmd-cli config show --origin` says",
+        "where each value comes from. Within a file a command's own section wins over the shared keys at the top.",
+        "Keys are spelled like the flags; `_` is the same as `-`. Errors name file, line, key and the nearest known key.",
+        "Passwords in URLs are never shown.",
+        "",
+        "```toml",
+        'exchange = ["binance-spot", "binance-usdm"]',
+        'store = "parquet:data"',
+        "",
+        "[symbols]                 # a list for each exchange, with all that --symbols takes",
+        'binance-spot = ["BTCUSDT", "*USDC"]',
+        'binance-usdm = ["BTC-USDT-PERP", "@futures.txt"]',
+        "",
+        "[record]",
+        'types = ["trades", "book"]',
+        'raw = "raw"',
+        "",
+        "[archive]",
+        "parallel = 8",
+        "```",
+        "",
+        "Lists are TOML arrays or comma lists. Durations are texts such as `30s`, `5m`, `1h30m`, `500ms`.",
+    ]
+    for section in ("", *SECTIONS):
+        keys = [k for k in KEYS.values() if k.section == section]
+        own = [k for k in keys if not k.shared]
+        shared = [k.name for k in keys if k.shared]
+        lines += ["", f"## [{section}]" if section else "## Shared by all commands", ""]
+        if shared:
+            names = ", ".join(f"`{name}`" for name in shared)
+            lines += [f"Also, for this command only: {names}.", ""]
+        if own:
+            lines += ["| key | meaning | default | environment | example |", "|---|---|---|---|---|"]
+        for key in own:
+            default = "" if key.default in (None, "", [], {}) else f"`{_plain(key.default)}`"
+            words = key.doc + (f": {', '.join(key.choices)}" if key.choices else "")
+            lines.append(f"| `{key.name}` | {words} | {default} | `{key.variables[0]}` | `{key.example}` |")
+    return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
+
+
 def _plain(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown())
