@@ -112,7 +112,7 @@ class Pipeline(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._space = asyncio.Event()
         self._space.set()
-        self._warned = 0.0
+        self._warned = -1e9  # long ago
         self._done = asyncio.Event()
         self._unflushed = False
         self._time = self._loop.time if inline else time.monotonic
@@ -262,7 +262,7 @@ class Pipeline(Generic[T]):
             self._writing = taken
             closing = self._closing
         if batches:
-            for batch in batches:
+            for batch in _merged(batches):
                 self._sink.write(batch)
                 if self._seen is not None:
                     self._seen(batch)

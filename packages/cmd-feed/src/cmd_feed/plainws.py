@@ -56,6 +56,7 @@ class PlainWebSocket:
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
+        self._code: int | None = None
 
     async def send(self, frame: str) -> None:
         """Send one text frame; raises DisconnectedError."""
@@ -80,8 +81,9 @@ class PlainWebSocket:
 
     @property
     def close_code(self) -> int | None:
-        """The close code once closed."""
-        return self._connection.close_code
+        """The close code once closed; ours where the peer sent none."""
+        code = self._connection.close_code if self._code is None else self._code
+        return None if code is None else int(code)
 
     def _closed(self, error: ConnectionClosed) -> DisconnectedError:
         frame = error.rcvd
@@ -89,6 +91,7 @@ class PlainWebSocket:
             reason = f" {frame.reason}" if frame.reason else ""
             return DisconnectedError(f"closed by the server with code {int(frame.code)}{reason}")
         if error.sent is not None:
+            self._code = int(error.sent.code)
             reason = f" {error.sent.reason}" if error.sent.reason else ""
             return DisconnectedError(f"closed by us with code {int(error.sent.code)}{reason}")
         return DisconnectedError("the connection was lost without a close frame (1006)")

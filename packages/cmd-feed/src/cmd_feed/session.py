@@ -25,7 +25,7 @@ from cmd_common.exchange import Endpoints, Exchange
 from cmd_common.feed import FEED_TYPES, FeedCounters, Subscription
 from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
-from cmd_common.io import IWriter, open_writer
+from cmd_common.io import IReader, IWriter, open_reader, open_writer
 from cmd_common.multibook import MultiSymbolOrderBook
 from cmd_common.records import InstrumentRecord, Record, full_name
 from cmd_common.seams import Clock, Net, Rng, SystemClock, system_rng
@@ -38,6 +38,7 @@ from .instruments import load_instruments
 from .limiter import WindowLimiter
 from .pipeline import Pipeline, Sink
 from .raw import Compression, RawLine, RawRecorder
+from .resume import Resume
 from .runner import ConnectionRunner, Hooks, RunnerCounters, RunnerState
 from .scheduler import SnapshotQueue, SnapshotScheduler
 
@@ -83,7 +84,7 @@ class LiveSession:
     """Runs live feeds of one or more venues; with a store in ``options`` it records them.
 
     ``options.store`` empty: nothing is stored, for viewers. The seams default to the real ones; ``writer``
-    takes the place of the store, and ``inline`` writes in the event loop instead of in a thread.
+    and ``reader`` take the place of the store, and ``inline`` writes in the event loop instead of in a thread.
     ``start`` raises CmdError; afterwards problems are reported and show in ``error`` and the states.
     """
 
@@ -96,6 +97,7 @@ class LiveSession:
         clock: Clock | None = None,
         rng: Rng | None = None,
         writer: IWriter | None = None,
+        reader: IReader | None = None,
         inline: bool = False,
     ) -> None:
         self.options = options
@@ -110,6 +112,8 @@ class LiveSession:
         self._clock: Clock = clock or SystemClock()
         self._rng: Rng = rng or system_rng()
         self._writer = writer
+        self._reader = reader
+        self._resume: Resume | None = None
         self._inline = inline
         self._venues: dict[str, _Venue] = {}
         self._runners: dict[str, ConnectionRunner] = {}
@@ -324,6 +328,15 @@ class LiveSession:
                 warn=self.reporter.warn,
                 inline=self._inline,
             )
+            reader = self._reader
+            if reader is None and self._writer is None:
+                reader = open_reader(options.store)
+            if reader is not None:  # after the writer, which recovers what a killed one left
+                with reader:
+                    resume = Resume(lambda table, venue, symbol: reader.latest(table, venue=venue, symbol=symbol))
+                    for name, venue in self._venues.items():
+                        resume.expect(name, venue.subscription.symbols, venue.subscription.types)
+                self._resume = resume
         if options.raw:
             recorder = RawRecorder(options.raw, compression=_raw_compression(options))
             self.raw = Pipeline[RawLine](
@@ -396,6 +409,10 @@ class LiveSession:
     # ---- inside: running
 
     def _take(self, records: list[Record]) -> None:
+        if self._resume is not None:
+            records = [*self._resume.gaps(records), *records]
+            if not self._resume.open:
+                self._resume = None
         if self.pipeline is not None:
             self.pipeline.put(records)
         for consumer in self._consumers:
@@ -452,6 +469,8 @@ class LiveSession:
             self.reporter.warn(f"{task.get_name()} broke: {type(error).__name__}: {error}")
             self.error = self.error or CmdError(f"{task.get_name()} broke: {type(error).__name__}: {error}")
         if not self._tasks:
+            for consumer in self._consumers:
+                consumer.close()
             self._ended.set()
 
     def _sink_failed(self, error: CmdError) -> None:
