@@ -278,6 +278,10 @@ class Books(Control):
         book.load(bids, asks, complete=(len(bids) < self._depth, len(asks) < self._depth))
         book.last_id, book.ts_event, book.state = u, ts, _LIVE
         self._report_book(st, now, out, "partial depth")
+        if st.book_gap is not None:
+            since, _, why = st.book_gap
+            st.book_gap = None
+            self._gap(out, Gap(since, max(since, ts), self.venue, s.symbol, s.table, why, "lost"))
         packed = (_pack(bids, True), _pack(asks, False))
         out.records.append(
             BookSnapshot(ts, now, self.venue, s.symbol, u, u, len(bids), len(asks), packed[0], packed[1], flags)

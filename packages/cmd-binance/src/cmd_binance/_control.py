@@ -32,7 +32,6 @@ NAMES_A_FRAME: Final = 100
 _ANSWER_WITHIN: Final = 10 * _SECOND
 _ATTEMPTS: Final = 3
 _STALLED_AFTER: Final = 60 * _SECOND  # nothing at all from a connection that used to bring a message a second
-_HANDOVER_AT: Final = (23 * 60 + 30) * 60 * _SECOND  # the exchange closes a connection after 24 h
 _STREAM_NAME: Final = re.compile(r'"stream"\s*:\s*"([^"\\]{1,100})"')
 _TYPE_OF: Final = {"trade": "trades", "aggTrade": "agg_trades", "bookTicker": "quotes"}
 _TABLE_OF: Final = {"trades": "trades", "agg_trades": "agg_trades", "quotes": "quotes", "candles": "candles"}
@@ -239,7 +238,7 @@ class Control:
     # Time
 
     def tick(self, now: int) -> Output:
-        """Called about once a second: answers that did not come, retries, silence, planned handover."""
+        """Called about once a second: answers that did not come, retries, silence."""
         out = Output()
         if not self._connected or self._reconnecting:
             return out
@@ -277,8 +276,6 @@ class Control:
         brought = self.counters.messages - self._messages_before
         if still >= _STALLED_AFTER and brought * _SECOND >= age - still > 0 and brought >= 60:
             self._reconnect(f"nothing came for {still // _SECOND} s", out)
-        elif age >= _HANDOVER_AT:
-            self._reconnect("planned: the exchange closes a connection after 24 h", out)
         return self._counted(out)
 
     def _reconnect(self, reason: str, out: Output) -> None:
