@@ -106,6 +106,7 @@ class SimSocket:
         if self._close_code is not None:
             raise DisconnectedError(f"connection closed with code {self._close_code}: {self._reason}")
         net = self._net
+        net.trace("send", self.number, frame)
         due = max(self._sent_until, net.loop.ns + net.latency())
         if net.partitioned_until > net.loop.ns:
             due = max(due, net.partitioned_until)
@@ -231,8 +232,9 @@ class SimSocket:
 class SimNet:
     """The ``Net`` seam over emulators: ``hosts`` maps ``host`` or ``host:port`` of URLs to an Emulator.
 
-    ``trace(kind, connection, detail)`` is told every fault. ``faults`` may be replaced at any moment;
-    ``calm()`` ends all of them.
+    ``trace(kind, connection, detail)`` is told every fault, and every connect, send and http of the
+    client. ``sent(text)`` is told each data frame that leaves the server for a client, before any fault.
+    ``faults`` may be replaced at any moment; ``calm()`` ends all of them.
     """
 
     def __init__(
@@ -245,7 +247,8 @@ class SimNet:
         faults: NetFaults | None = None,
         max_latency: int = 5 * _MS,
         keepalive: int = 20 * _SECOND,
-        trace: Callable[[str, int, str], None] | None = None,
+        trace: Callable[[str, int, str], None] = lambda kind, connection, detail: None,
+        sent: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.loop = loop
         self.clock = clock
@@ -256,7 +259,8 @@ class SimNet:
         self.counts: Counter[str] = Counter()
         self.partitioned_until = 0
         self.banned_until = 0
-        self._trace = trace
+        self.trace = trace
+        self._sent = sent
         self._sockets: dict[int, SimSocket] = {}
         self._spies: dict[int, Callable[[str], None]] = {}
         self._next_connection = 1
@@ -285,8 +289,7 @@ class SimNet:
     def note(self, kind: str, connection: int, detail: str) -> None:
         """Count and trace one fault."""
         self.counts[kind] += 1
-        if self._trace is not None:
-            self._trace(kind, connection, detail)
+        self.trace(kind, connection, detail)
 
     def latency(self) -> int:
         """A one-way delay in ns."""
@@ -351,6 +354,7 @@ class SimNet:
             if answer.status in (403, 451):
                 raise BlockedError(f"{url} answered {answer.status}", status=answer.status)
             raise DisconnectedError(f"{url} refused the connection: {answer.status}", status=answer.status)
+        self.trace("connect", number, url)
         socket = self._sockets[number] = SimSocket(self, number, emulator)
         self.wake(emulator)
         return socket
@@ -358,6 +362,7 @@ class SimNet:
     async def request(self, request: HttpRequest) -> HttpResponse:
         """Make a request; raises DisconnectedError when there is no answer."""
         emulator, target = self._resolve(request.url)
+        self.trace("http", 0, target)
         if self.partitioned_until > self.loop.ns:
             await self._sleep(10 * _SECOND)
             raise DisconnectedError(f"{request.method} {request.url}: timed out")
@@ -416,7 +421,7 @@ class SimNet:
 
     # Hosting the emulators.
 
-    def spy(self, url: str, take: Callable[[str], None], subscribe: str = "") -> None:
+    def spy(self, url: str, take: Callable[[str], None], subscribe: Sequence[str] = ()) -> None:
         """Open a connection that no fault ever touches and that sees each frame as it leaves the server."""
         emulator, target = self._resolve(url)
         number = self._next_connection
@@ -425,8 +430,8 @@ class SimNet:
         if isinstance(answer, HttpResponse):
             raise ValueError(f"the emulator refuses {url}: {answer.status} {answer.body!r}")
         self._spies[number] = take
-        if subscribe:
-            self.route(emulator.ws_receive(number, subscribe, self.clock.true_now()), emulator)
+        for frame in subscribe:
+            self.route(emulator.ws_receive(number, frame, self.clock.true_now()), emulator)
         self.wake(emulator)
 
     def forget(self, socket: SimSocket) -> None:
@@ -447,6 +452,7 @@ class SimNet:
                     continue
                 socket = self._sockets.get(frame.connection)
                 if socket is not None and socket.server_open:
+                    self._sent(frame.text)
                     socket.from_server(frame.text)
             elif isinstance(frame, Close):
                 socket = self._sockets.get(frame.connection)
