@@ -57,6 +57,7 @@ _APPLIED: Final = Applied.APPLIED
 _BUFFERED: Final = Applied.BUFFERED
 _DROPPED: Final = Applied.DROPPED
 
+_LEFT: Final = "the best price left the range that the snapshot covered"
 _LOOK_EVERY: Final = 1024  # deltas between two counts of the known depth; a power of two
 _BACKWARDS: Final = 3  # snapshots older than the last good book that are refused before one is believed
 
@@ -208,9 +209,6 @@ class OrderBookBuilder:
                 self.malformed += 1
                 self._lose("malformed", str(error))
                 return Applied.GAP
-            book.last_id = last
-            book.ts_event = ts_event
-            self._judge = self._next
             self.applied = applied = self.applied + 1
             if self._refreshing:
                 self._append((first, last, prev, bids, asks, ts_event))
@@ -219,11 +217,15 @@ class OrderBookBuilder:
                 not (bid_near and ask_near and bid_near[-1] >= book._bid_mark and ask_near[0] <= book._ask_mark)
                 or not applied % _LOOK_EVERY
             ) and not self._look():
+                # last_id stays at the last good delta: readers get no more, and the gap starts there.
                 # The delta is in the stale book, but a coming snapshot may end before it.
-                self._lose("known_range", "the best price left the range that the snapshot covered", keep=True)
+                self._lose("known_range", _LEFT, keep=True)
                 if not self._buffer:
                     self._append((first, last, prev, bids, asks, ts_event))
                 return Applied.GAP
+            book.last_id = last
+            book.ts_event = ts_event
+            self._judge = self._next
             return _APPLIED
         if verdict is _DROP:
             self.dropped += 1
@@ -306,7 +308,7 @@ class OrderBookBuilder:
         known_bids, known_asks = book.known_depth
         self._low = (known_bids // 4, known_asks // 4)
         if not self._look():
-            self._lose("known_range", "the best price left the range that the snapshot covered", keep=True)
+            self._lose("known_range", _LEFT, keep=True)
             return SnapshotResult(True, False, [], "")
         self._buffer.clear()
         return SnapshotResult(True, True, replay, "")
