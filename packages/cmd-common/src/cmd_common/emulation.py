@@ -25,7 +25,7 @@ class Fault(Struct, frozen=True):
     Kinds: drop, repeat, reorder, tear, delay, disconnect, silence, rate_limit (429), ban (418),
     bad_checksum, truncated_zip, missing_day, malformed. Parameters: ``rate`` (probability a message),
     ``at`` (the n-th message, from 1), ``count``, ``symbol``, ``stream``, ``ms`` (delay, silence),
-    ``day``.
+    ``day`` and more, with the defaults of ``cmd_common.faults``, which also parses them.
     """
 
     kind: str
@@ -52,6 +52,9 @@ class MarketSource(Struct, frozen=True):
     speed: float = 1.0  # times recorded speed; 0: as fast as possible
     instruments: str = ""  # file with the exchange's own reference data
     history_days: int = 2  # simulated days of bulk archive before ``start``
+    rate: float = 40.0  # steps a second and symbol of the simulated market; one in ten trades
+    levels: int = 800  # of a simulated book, a side
+    history_trades: int = 8_640  # trades a simulated day and symbol before ``start``; a multiple of 5
 
 
 class Text(Struct, frozen=True):
@@ -62,10 +65,11 @@ class Text(Struct, frozen=True):
 
 
 class Ping(Struct, frozen=True):
-    """Send a ping frame to a connection."""
+    """Send a ping frame to a connection; without a pong within ``timeout`` ns (0: no limit) it is closed."""
 
     connection: int
     payload: bytes
+    timeout: int = 0
 
 
 class Close(Struct, frozen=True):

@@ -1,0 +1,668 @@
+"""A recorded Binance market: frames served verbatim, with the emulator's own undamaged books beside them.
+
+Candles that were not recorded are derived from recorded trades; aggregate trades only in the archive
+and by REST. The bulk archive of a recording holds its trades, on the days that it covers.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable
+from datetime import date
+from decimal import Decimal
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from cmd_common.emulation import MarketSource
+from cmd_common.emulation_base import Item, TrueBook
+from cmd_common.errors import UsageError
+from cmd_common.recording import Line, Playlist, Recording
+from cmd_common.simulation import MarketTrade, day_of, day_start
+
+from ._emulator_market import Agg, Bar, KlineStreams, KlineUpdate, Numbers, aggregate, bounds, build_bars
+from ._emulator_world import Level, Listed, Snapshot, split_stream
+from .instruments import Market, to_ns
+
+__all__ = ["RecordedWorld"]
+
+_QUOTES: Final = (
+    "USDT", "USDC", "FDUSD", "TUSD", "BUSD", "USDP", "DAI", "PAX", "BTC", "ETH", "BNB", "EUR", "TRY", "GBP", "AUD",
+    "BRL", "RUB", "UAH", "JPY", "NGN", "TRX", "XRP", "DOGE", "BIDR", "IDRT", "ZAR", "PLN", "RON", "ARS", "MXN", "USD",
+)  # fmt: skip
+_SAMPLES: Final = 300  # messages a stream whose decimals are looked at
+_EVENT_TIME: Final = re.compile(r'"E":(\d+)')
+_RAW_TYPES: Final = {"depthUpdate": "depth"}
+
+
+class _Raw(Struct):
+    stream: str
+    data: msgspec.Raw
+
+
+class _Plain(Struct):
+    e: str = ""
+    s: str = ""
+    b: Any = None
+    k: dict[str, Any] | None = None
+
+
+class _Depth(Struct):
+    E: int
+    U: int
+    u: int
+    b: list[Level]
+    a: list[Level]
+    T: int = 0
+
+
+class _Trade(Struct):
+    s: str
+    t: int
+    p: str
+    q: str
+    T: int
+    m: bool
+
+
+class _Agg(Struct):
+    s: str
+    a: int
+    p: str
+    q: str
+    f: int
+    l: int  # noqa: E741 - Binance's name
+    T: int
+    m: bool
+
+
+class _Ticker(Struct):
+    b: str
+    B: str
+    a: str
+    A: str
+
+
+class _Kline(Struct):
+    s: str
+    k: dict[str, Any]
+
+
+class _Book(Struct):
+    lastUpdateId: int
+    bids: list[Level]
+    asks: list[Level]
+    E: int = 0
+
+
+_RAW: Final = msgspec.json.Decoder(_Raw)
+_PLAIN: Final = msgspec.json.Decoder(_Plain)
+_DEPTH: Final = msgspec.json.Decoder(_Depth)
+_TRADE: Final = msgspec.json.Decoder(_Trade)
+_AGG: Final = msgspec.json.Decoder(_Agg)
+_TICKER: Final = msgspec.json.Decoder(_Ticker)
+_KLINE: Final = msgspec.json.Decoder(_Kline)
+_BOOK: Final = msgspec.json.Decoder(_Book)
+
+
+def _split(text: str) -> tuple[str, str] | None:
+    """Return stream name and data of a frame; None for what is no market message."""
+    if text.startswith('{"stream":"'):
+        end = text.index('"', 11)
+        if text.startswith(',"data":', end + 1):
+            return text[11:end], text[end + 9 : -1]
+    try:
+        raw = _RAW.decode(text)
+        return raw.stream, bytes(raw.data).decode()
+    except (msgspec.DecodeError, UnicodeError):
+        pass
+    try:
+        plain = _PLAIN.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+    if not plain.s:
+        return None
+    if not plain.e:
+        return (f"{plain.s.lower()}@bookTicker", text) if isinstance(plain.b, str) else None
+    kind = _RAW_TYPES.get(plain.e, plain.e)
+    if plain.e == "kline" and plain.k is not None:
+        kind = f"kline_{plain.k.get('i', '')}"
+    return f"{plain.s.lower()}@{kind}", text
+
+
+def _event_time(line: Line) -> int | None:
+    found = _EVENT_TIME.search(line.text, 0, 400)
+    return to_ns(int(found[1])) if found else None
+
+
+def _decimals(text: str) -> int:
+    return len(text.partition(".")[2])
+
+
+def _trim(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _scaled(text: str, decimals: int) -> int:
+    return int(Decimal(text).scaleb(decimals))
+
+
+class _Seen(Struct):
+    """What the first pass learned about a symbol."""
+
+    counts: dict[str, int] = {}
+    price_decimals: int = 0  # without trailing zeros
+    quantity_decimals: int = 0
+    first_book: bytes | None = None
+    trades: bool = False
+
+    def numbers(self, levels: Iterable[Level]) -> None:
+        for price, quantity in levels:
+            self.price_decimals = max(self.price_decimals, _decimals(_trim(price)))
+            self.quantity_decimals = max(self.quantity_decimals, _decimals(_trim(quantity)))
+
+
+class _History(Struct):
+    """All trades of a symbol, by id, and what was recorded of the derived types."""
+
+    numbers: Numbers
+    trades: list[MarketTrade]
+    aggs: list[Agg]
+    bars: dict[str, list[Bar]]
+
+
+class RecordedWorld:
+    """``BinanceWorld`` over recordings."""
+
+    def __init__(self, market: Market, source: MarketSource) -> None:
+        self._market = market
+        self._seen: dict[str, _Seen] = {}
+        self._names: dict[str, tuple[str, str]] = {}  # stream name: (symbol, type)
+        self.exchange_info: bytes | None = None
+        self.notes: list[str] = []
+        self._first_event = 0
+        self._last_event = 0
+        self._tail = ""
+        spans = [Playlist.scan(path, _event_time, self._visit) for path in source.recordings]
+        for path, span in zip(source.recordings, spans, strict=True):
+            if span.torn:
+                self.notes.append(f"{path} ends in a torn line, which is left out")
+            if span.bad_lines:
+                self.notes.append(f"{path}: {span.bad_lines} lines are not in the format and are left out")
+        if not self._seen:
+            raise UsageError(
+                f"no message of {market.venue} in {', '.join(source.recordings)}", hint="is it another exchange's?"
+            )
+        found = _EVENT_TIME.search(self._tail)
+        self._last_event = to_ns(int(found[1])) if found else self._first_event
+        if source.instruments:
+            self.exchange_info = _read_info(source.instruments)
+        self.symbols = tuple(sorted(self._seen))
+        self._playlist = Playlist(source.recordings, spans, _event_time)
+        self._lines = iter(self._playlist)
+        self._next = next(self._lines, None)
+        self.start = self.position = self._next[0] if self._next else 0
+        self.clock = self._first_event or self.start
+        self._books = {symbol: TrueBook() for symbol in self.symbols}
+        self._book_times = dict.fromkeys(self.symbols, self.clock)
+        self._recent: dict[str, deque[_Depth]] = {symbol: deque(maxlen=1000) for symbol in self.symbols}
+        self._passed: dict[str, list[int]] = {}  # symbol: [first id, last id, count]
+        self._last_agg: dict[str, int] = {}
+        self._klines = KlineStreams(late=True)
+        self._loaded: dict[str, _History] | None = None
+
+    # The first pass
+
+    def _visit(self, line: Line) -> None:
+        if line.src == "rest":
+            self._visit_rest(line)
+            return
+        if line.src != "ws":
+            return
+        split = _split(line.text)
+        if split is None:
+            return
+        name, data = split
+        symbol, kind = self._kind(name)
+        seen = self._seen.get(symbol)
+        if seen is None:
+            seen = self._seen[symbol] = _Seen({})
+        count = seen.counts.get(name, 0) + 1
+        seen.counts[name] = count
+        if '"E":' in data:
+            if not self._first_event:
+                self._first_event = _event_time(line) or 0
+            self._tail = data[:400]
+        if count > _SAMPLES:
+            return
+        try:
+            if kind == "depth":
+                depth = _DEPTH.decode(data)
+                seen.numbers(depth.b)
+                seen.numbers(depth.a)
+            elif kind == "bookTicker":
+                ticker = _TICKER.decode(data)
+                seen.numbers(((ticker.b, ticker.B), (ticker.a, ticker.A)))
+            elif kind == "trade":
+                trade = _TRADE.decode(data)
+                seen.trades = True
+                seen.numbers(((trade.p, trade.q),))
+            elif kind == "aggTrade":
+                agg = _AGG.decode(data)
+                seen.numbers(((agg.p, agg.q),))
+        except msgspec.DecodeError:
+            return
+
+    def _visit_rest(self, line: Line) -> None:
+        url = urlsplit(line.url or "")
+        if url.path.endswith("/exchangeInfo") and self.exchange_info is None:
+            self.exchange_info = line.text.encode()
+        symbol = self._depth_symbol(line)
+        if symbol is None:
+            return
+        seen = self._seen.setdefault(symbol, _Seen({}))
+        try:
+            book = _BOOK.decode(line.text)
+        except msgspec.DecodeError:
+            return
+        if seen.first_book is None:
+            seen.first_book = line.text.encode()
+        seen.numbers(book.bids)
+        seen.numbers(book.asks)
+
+    @staticmethod
+    def _depth_symbol(line: Line) -> str | None:
+        url = urlsplit(line.url or "")
+        if not url.path.endswith("/depth"):
+            return None
+        return (parse_qs(url.query).get("symbol") or [""])[0].upper() or None
+
+    def _kind(self, name: str) -> tuple[str, str]:
+        known = self._names.get(name)
+        if known is None:
+            symbol, kind, _ = split_stream(name)
+            known = self._names[name] = (symbol, kind)
+        return known
+
+    # Timeline
+
+    def next_time(self) -> int | None:
+        """Time of the next line."""
+        return self._next[0] if self._next is not None else None
+
+    def step(self) -> list[Item]:
+        """Let one line happen."""
+        if self._next is None:
+            return []
+        self.position, line = self._next
+        self._next = next(self._lines, None)
+        if line.src == "rest":
+            self._snapshot_line(line)
+            return []
+        if line.src != "ws":
+            return []
+        split = _split(line.text)
+        if split is None:
+            return []
+        name, data = split
+        symbol, kind = self._kind(name)
+        items = [Item(name, symbol, data)]
+        try:
+            if kind == "depth":
+                self._apply(symbol, _DEPTH.decode(data))
+            elif kind == "trade":
+                self._trade(_TRADE.decode(data), items)
+            elif kind == "aggTrade":
+                agg = _AGG.decode(data)
+                self._last_agg[symbol] = max(agg.a, self._last_agg.get(symbol, -1))
+        except msgspec.DecodeError:
+            return items
+        if self._klines.active:
+            found = _EVENT_TIME.search(data, 0, 200)
+            if found:
+                self.clock = max(self.clock, to_ns(int(found[1])))
+                self._updates(self._klines.tick(self.clock), items)
+        return items
+
+    def _apply(self, symbol: str, depth: _Depth) -> None:
+        book = self._books[symbol]
+        self.clock = max(self.clock, to_ns(depth.E))
+        if book.known and depth.u > book.last_id:
+            book.apply(depth.u, depth.b, depth.a)
+            self._book_times[symbol] = to_ns(depth.E)
+        self._recent[symbol].append(depth)
+
+    def _snapshot_line(self, line: Line) -> None:
+        symbol = self._depth_symbol(line)
+        if symbol is None or symbol not in self._books:
+            return
+        try:
+            snapshot = _BOOK.decode(line.text)
+        except msgspec.DecodeError:
+            return
+        book, recent = self._books[symbol], self._recent[symbol]
+        if book.known and recent and recent[0].u > snapshot.lastUpdateId:
+            return  # too old for what is kept of the stream
+        known = len(snapshot.bids)
+        if book.known and known < 500:
+            return  # somebody's shallow look at the book would only shrink what is known
+        book.load(snapshot.lastUpdateId, snapshot.bids, snapshot.asks)
+        if snapshot.E:
+            self._book_times[symbol] = to_ns(snapshot.E)
+        for depth in recent:
+            if depth.u > book.last_id:
+                book.apply(depth.u, depth.b, depth.a)
+                self._book_times[symbol] = to_ns(depth.E)
+
+    def _trade(self, trade: _Trade, items: list[Item]) -> None:
+        passed = self._passed.get(trade.s)
+        if passed is None:
+            self._passed[trade.s] = [trade.t, trade.t, 1]
+        elif trade.t > passed[1]:
+            passed[1] = trade.t
+            passed[2] += 1
+        if self._klines.active:
+            numbers = self._history(trade.s).numbers
+            price, quantity = _scaled(trade.p, numbers.price_decimals), _scaled(trade.q, numbers.quantity_decimals)
+            made = MarketTrade(trade.s, trade.t, to_ns(trade.T), price, quantity, trade.m)
+            self._updates(self._klines.trade(made, numbers.amount(price, quantity), self.clock), items)
+
+    def _updates(self, updates: list[tuple[str, KlineUpdate]], items: list[Item]) -> None:
+        items.extend(Item(f"{s.lower()}@kline_{u.interval}", s, u) for s, u in updates)
+
+    def finish(self) -> list[Item]:
+        """Send derived candles as they are at the end."""
+        items: list[Item] = []
+        self._updates(self._klines.flush(self.clock), items)
+        return items
+
+    # Streams
+
+    def resolve(self, name: str) -> str | None:
+        """Return the recorded stream for a name: the same, or the same type at another speed."""
+        symbol, kind, _ = split_stream(name)
+        seen = self._seen.get(symbol)
+        if seen is None or name.partition("@")[0] != symbol.lower():
+            return None
+        if name in seen.counts:
+            return name
+        same = [n for n in seen.counts if self._kind(n)[1] == kind]
+        if same:
+            return max(same, key=lambda n: (seen.counts[n], n))
+        if kind.startswith("kline_") and seen.trades and kind[6:] in self._market.intervals:
+            return f"{symbol.lower()}@{kind}"
+        return None
+
+    def subscribed(self, stream: str) -> None:
+        """Begin a derived candle stream."""
+        symbol, kind, _ = split_stream(stream)
+        if not kind.startswith("kline_") or stream in self._seen[symbol].counts:
+            return
+        history = self._history(symbol)
+        interval = kind[6:]
+        last = self._passed.get(symbol)
+        bar = None
+        if last is not None:
+            passed = [t for t in history.trades if t.id <= last[1]]
+            begin = bounds(passed[-1].ts, interval)[0]
+            bar = build_bars((t for t in passed if t.ts >= begin), interval, history.numbers)[-1]
+        self._klines.activate(symbol, interval, bar)
+
+    # Reference data and books
+
+    def listed(self) -> list[Listed]:
+        """All instruments, from the decimals and names that occur."""
+        result = []
+        for symbol in self.symbols:
+            seen = self._seen[symbol]
+            name, _, tail = symbol.partition("_")
+            quotes = ("USD",) if self._market.name == "coinm" else _QUOTES
+            quote = next((q for q in quotes if name.endswith(q) and name != q), "")
+            base = name.removesuffix(quote) if quote else name
+            tick, lot = (_step(d) for d in (seen.price_decimals, seen.quantity_decimals))
+            size = (100 if base == "BTC" else 10) if self._market.name == "coinm" else 0
+            result.append(Listed(symbol, base, quote or tail, tick, lot, size))
+        return result
+
+    def numbers(self, symbol: str) -> Numbers:
+        """How a symbol's numbers are written."""
+        return self._history(symbol).numbers
+
+    def book_known(self, symbol: str) -> bool:
+        """Whether the recorded snapshot was reached."""
+        return self._books[symbol].known
+
+    def book_possible(self, symbol: str) -> bool:
+        """Whether a snapshot was recorded."""
+        return self._seen[symbol].first_book is not None
+
+    def snapshot(self, symbol: str, limit: int) -> Snapshot:
+        """The emulator's own book."""
+        book = self._books[symbol]
+        bids, asks = book.top(limit)
+        return Snapshot(book.last_id, self._book_times[symbol], bids, asks)
+
+    def first_snapshot(self, symbol: str, limit: int) -> Snapshot:
+        """The first recorded snapshot."""
+        book = _BOOK.decode(self._seen[symbol].first_book or b"")
+        ts = to_ns(book.E) if book.E else self.clock
+        return Snapshot(book.lastUpdateId, ts, book.bids[:limit], book.asks[:limit])
+
+    # Trades
+
+    def _history(self, symbol: str) -> _History:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded[symbol]
+
+    def _load(self) -> dict[str, _History]:
+        trades: dict[str, dict[int, _Trade]] = {s: {} for s in self.symbols}
+        aggs: dict[str, dict[int, _Agg]] = {s: {} for s in self.symbols}
+        klines: dict[str, dict[tuple[str, int], dict[str, Any]]] = {s: {} for s in self.symbols}
+        for _, line in self._playlist:
+            split = _split(line.text) if line.src == "ws" else None
+            if split is None:
+                continue
+            symbol, kind = self._kind(split[0])
+            try:
+                if kind == "trade":
+                    trade = _TRADE.decode(split[1])
+                    trades[symbol].setdefault(trade.t, trade)
+                elif kind == "aggTrade":
+                    agg = _AGG.decode(split[1])
+                    aggs[symbol].setdefault(agg.a, agg)
+                elif kind.startswith("kline_") and "@" not in kind:
+                    k = _KLINE.decode(split[1]).k
+                    klines[symbol][k["i"], int(k["t"])] = k
+            except (msgspec.DecodeError, KeyError):
+                continue
+        sizes = {entry.symbol: entry.contract_size for entry in self.listed()}
+        return {s: self._make(s, trades[s], aggs[s], klines[s], sizes[s]) for s in self.symbols}
+
+    def _make(
+        self,
+        symbol: str,
+        trades: dict[int, _Trade],
+        aggs: dict[int, _Agg],
+        klines: dict[tuple[str, int], dict[str, Any]],
+        size: int,
+    ) -> _History:
+        prices = [t.p for t in trades.values()] + [a.p for a in aggs.values()] + [k["c"] for k in klines.values()]
+        quantities = [t.q for t in trades.values()] + [a.q for a in aggs.values()] + [k["v"] for k in klines.values()]
+        pd = max((_decimals(p) for p in prices), default=self._seen[symbol].price_decimals)
+        qd = max((_decimals(q) for q in quantities), default=self._seen[symbol].quantity_decimals)
+        numbers = Numbers(self._market, pd, qd, size)
+        made = [
+            MarketTrade(symbol, i, to_ns(t.T), _scaled(t.p, pd), _scaled(t.q, qd), t.m)
+            for i, t in sorted(trades.items())
+        ]
+        if aggs:
+            joined = [
+                Agg(i, to_ns(a.T), _scaled(a.p, pd), _scaled(a.q, qd), a.f, a.l, a.m) for i, a in sorted(aggs.items())
+            ]
+        else:
+            joined = aggregate(made, made[0].id) if made else []
+        bars: dict[str, list[Bar]] = {}
+        for (interval, _), k in sorted(klines.items(), key=lambda item: item[0][1]):
+            ad = numbers.amount_decimals
+            bars.setdefault(interval, []).append(
+                Bar(
+                    to_ns(int(k["t"])),
+                    bounds(to_ns(int(k["t"])), interval)[1],
+                    _scaled(k["o"], pd),
+                    _scaled(k["h"], pd),
+                    _scaled(k["l"], pd),
+                    _scaled(k["c"], pd),
+                    first_id=int(k["f"]),
+                    last_id=int(k["L"]),
+                    volume=_scaled(k["v"], qd),
+                    amount=_scaled(k["q"], ad),
+                    count=int(k["n"]),
+                    buy_volume=_scaled(k["V"], qd),
+                    buy_amount=_scaled(k["Q"], ad),
+                )
+            )
+        return _History(numbers, made, joined, bars)
+
+    def _passed_trades(self, symbol: str) -> list[MarketTrade]:
+        passed = self._passed.get(symbol)
+        if passed is None:
+            return []
+        trades = self._history(symbol).trades
+        return trades[: bisect_right(trades, passed[1], key=lambda t: t.id)]
+
+    def _passed_aggs(self, symbol: str) -> list[Agg]:
+        aggs = self._history(symbol).aggs
+        if symbol in self._last_agg:
+            return aggs[: bisect_right(aggs, self._last_agg[symbol], key=lambda a: a.id)]
+        passed = self._passed.get(symbol)
+        return aggs[: bisect_right(aggs, passed[1], key=lambda a: a.last_id)] if passed else []
+
+    def trades_from(self, symbol: str, trade_id: int, count: int) -> list[MarketTrade]:
+        """Passed trades from an id on."""
+        trades = self._passed_trades(symbol)
+        low = bisect_left(trades, trade_id, key=lambda t: t.id)
+        return trades[low : low + count]
+
+    def latest_trades(self, symbol: str, count: int) -> list[MarketTrade]:
+        """The last passed trades."""
+        return self._passed_trades(symbol)[-count:]
+
+    def aggs_from(self, symbol: str, number: int, count: int) -> list[Agg]:
+        """Passed aggregate trades from an id on."""
+        aggs = self._passed_aggs(symbol)
+        low = bisect_left(aggs, number, key=lambda a: a.id)
+        return aggs[low : low + count]
+
+    def aggs_between(self, symbol: str, start: int, end: int, count: int) -> list[Agg]:
+        """Passed aggregate trades of a time range."""
+        return [a for a in self._passed_aggs(symbol) if start <= a.ts <= end][:count]
+
+    def latest_aggs(self, symbol: str, count: int) -> list[Agg]:
+        """The last passed aggregate trades."""
+        return self._passed_aggs(symbol)[-count:]
+
+    def bars(self, symbol: str, interval: str, start: int, end: int) -> list[Bar]:
+        """Candles of the passed trades, or the recorded ones where no trades were."""
+        history = self._history(symbol)
+        if history.trades:
+            bars = build_bars(self._passed_trades(symbol), interval, history.numbers)
+        else:
+            bars = [bar for bar in history.bars.get(interval, ()) if bar.open_time <= self.clock]
+        return [bar for bar in bars if start <= bar.open_time <= end]
+
+    # Archive
+
+    def days(self, symbol: str) -> list[date]:
+        """Days with recorded trades, aggregate trades or candles."""
+        history = self._history(symbol)
+        stamps = {day_of(t.ts) for t in history.trades} | {day_of(a.ts) for a in history.aggs}
+        stamps |= {day_of(bar.open_time) for bars in history.bars.values() for bar in bars}
+        return sorted(stamps)
+
+    def day_trades(self, symbol: str, day: date) -> list[MarketTrade]:
+        """The recorded trades of a day."""
+        return [t for t in self._history(symbol).trades if day_of(t.ts) == day]
+
+    def day_aggs(self, symbol: str, day: date) -> list[Agg]:
+        """The recorded (or derived) aggregate trades of a day."""
+        return [a for a in self._history(symbol).aggs if day_of(a.ts) == day]
+
+    def day_bars(self, symbol: str, day: date, interval: str) -> list[Bar]:
+        """Candles of a day from its recorded trades, or the recorded ones."""
+        history = self._history(symbol)
+        if not history.trades:
+            return [bar for bar in history.bars.get(interval, ()) if day_of(bar.open_time) == day]
+        trades = self.day_trades(symbol, day)
+        first = day_start(day)
+        low = bisect_left(history.trades, first, key=lambda t: t.ts)
+        if low and trades:  # the recording began earlier: its last price fills the first minutes
+            return build_bars(trades, interval, history.numbers, start=first, close=history.trades[low - 1].price)
+        return build_bars(trades, interval, history.numbers)
+
+    def archive_bars(self, symbol: str, interval: str) -> list[Bar]:
+        """Candles that are longer than a day."""
+        history = self._history(symbol)
+        if not history.trades:
+            return list(history.bars.get(interval, ()))
+        return build_bars(history.trades, interval, history.numbers)
+
+    # Truth
+
+    def books(self, depth: int) -> dict[str, Any]:
+        """The true books, as far as known."""
+        result: dict[str, Any] = {}
+        for symbol, book in self._books.items():
+            if book.known:
+                bids, asks = book.top(depth)
+                result[symbol] = {
+                    "last_id": book.last_id,
+                    "bids": [(float(p), float(q)) for p, q in bids],
+                    "asks": [(float(p), float(q)) for p, q in asks],
+                }
+        return result
+
+    def passed(self) -> dict[str, Any]:
+        """Ids of the trades so far."""
+        return {s: {"first_id": p[0], "last_id": p[1], "count": p[2]} for s, p in self._passed.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Facts for the ready line."""
+        derived = any(
+            seen.trades and not any("@kline_" in name for name in seen.counts) for seen in self._seen.values()
+        )
+        facts: dict[str, Any] = {
+            "source": "recording",
+            "symbols": list(self.symbols),
+            "first_event": self._first_event or None,
+            "last_event": self._last_event or None,
+            "streams": {name: n for seen in self._seen.values() for name, n in sorted(seen.counts.items())},
+        }
+        if derived:
+            facts["derived"] = ["klines"]
+        if self.notes:
+            facts["notes"] = self.notes
+        return facts
+
+
+def _step(decimals: int) -> str:
+    return f"0.{'0' * (decimals - 1)}1" if decimals else "1"
+
+
+def _read_info(path: str) -> bytes:
+    """Read exchangeInfo: plain JSON, or the first such body of a recording."""
+    for line in Recording(path):
+        if line.src in ("rest", "sample") and '"symbols"' in line.text:
+            return line.text.encode()
+    try:
+        with open(path, "rb") as file:
+            body = file.read()
+        if isinstance(msgspec.json.decode(body), dict):
+            return body
+    except (OSError, msgspec.DecodeError):
+        pass
+    raise UsageError(f"{path} holds no exchangeInfo", hint="give the JSON body of exchangeInfo, or a recording of it")

@@ -1,0 +1,530 @@
+"""What all emulators share: one timeline, connections, fan-out, faults, the end, and the truth.
+
+An exchange's emulator derives from ``TimelineEmulator``, gives it a ``World`` (what happens, and when) and
+adds the exchange's own protocol: handshakes, control frames, encoding of messages, REST and bulk files.
+
+Theory of operation. The timeline runs once a process. It starts ``start_delay`` after the last
+subscription, or at once when ``expected_streams`` are subscribed. At a finite speed it then runs with the
+host's clock, whoever listens. As fast as possible (speed 0) time means nothing, so the timeline also
+waits: for clients that lost their connection, until their streams are subscribed again (at most
+``RETURN_LIMIT``), and a moment after each book snapshot, so that a client's buffer of deltas stays small.
+Messages that nobody subscribed are skipped. When everything was sent every connection is closed with
+code 4000; one that comes later is closed as soon as it has subscribed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from .emulation import Accept, Close, MarketSource, Pending, Ping, Poll, ServerFrame, Text
+from .faults import FaultPlan, Injector
+from .http import HttpResponse
+
+__all__ = ["END_CODE", "Connection", "Item", "TimelineEmulator", "TrueBook", "World", "json_response"]
+
+END_CODE = 4000
+_SECOND = 1_000_000_000
+RETURN_LIMIT = 30 * _SECOND
+PENDING_LIMIT = 60 * _SECOND
+_SNAPSHOT_PAUSE = 20_000_000
+_TRUTH_PATH = "/__replay/truth"
+
+
+class Item(Struct, gc=False):
+    """One message of a stream before it is encoded for a connection; ``payload`` is the emulator's own."""
+
+    stream: str
+    symbol: str
+    payload: Any
+
+
+class World(Protocol):
+    """What happens on the exchange: a recording or a simulation, as a timeline of items."""
+
+    start: int  # timeline ns of the first event
+    position: int  # timeline ns of the last event that happened
+
+    def next_time(self) -> int | None:
+        """Timeline ns of the next step; None at the end."""
+
+    def step(self) -> Iterable[Item]:
+        """Let the next thing happen and return its messages in order."""
+
+    def finish(self) -> Iterable[Item]:
+        """Return what is still to be said at the end."""
+
+
+class Connection:
+    """One client; ``streams`` maps requested names to the world's stream, None where nothing comes."""
+
+    def __init__(self, number: int, now: int) -> None:
+        self.number = number
+        self.opened = now
+        self.pinged = now
+        self.streams: dict[str, str | None] = {}
+        self.subscribed = False  # ever
+        self.closing = False
+        self.incoming: list[int] = []
+
+
+class TrueBook:
+    """The emulator's own book, kept apart from the code under test: levels by price, with their texts.
+
+    It holds only levels that exist. Beyond what a recorded snapshot covered it holds those that changed
+    since, so that deep down levels can be missing, as in any book rebuilt from that recording.
+    """
+
+    def __init__(self) -> None:
+        self.bids: dict[float, tuple[str, str]] = {}
+        self.asks: dict[float, tuple[str, str]] = {}
+        self.last_id = 0
+        self.known = False
+
+    def load(self, last_id: int, bids: Iterable[tuple[str, str]], asks: Iterable[tuple[str, str]]) -> None:
+        """Replace everything."""
+        self.bids = {float(p): (p, q) for p, q in bids if float(q)}
+        self.asks = {float(p): (p, q) for p, q in asks if float(q)}
+        self.last_id = last_id
+        self.known = True
+
+    def apply(self, last_id: int, bids: Iterable[tuple[str, str]], asks: Iterable[tuple[str, str]]) -> None:
+        """Set levels; quantity 0 deletes."""
+        for side, levels in ((self.bids, bids), (self.asks, asks)):
+            for p, q in levels:
+                if float(q):
+                    side[float(p)] = (p, q)
+                else:
+                    side.pop(float(p), None)
+        self.last_id = last_id
+
+    def top(self, limit: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Return the texts of the best levels of both sides."""
+        bids = heapq.nlargest(limit, self.bids) if limit < 50 else sorted(self.bids, reverse=True)[:limit]
+        asks = heapq.nsmallest(limit, self.asks) if limit < 50 else sorted(self.asks)[:limit]
+        return [self.bids[p] for p in bids], [self.asks[p] for p in asks]
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
+    """Return a JSON response; ``value`` is encoded unless it is bytes."""
+    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    return HttpResponse(status, body, {"content-type": "application/json;charset=UTF-8", **(headers or {})})
+
+
+class _Waiting(Struct):
+    token: int
+    target: str
+    headers: Mapping[str, str]
+    key: str
+    until: int
+
+
+class TimelineEmulator(ABC):
+    """Base of emulators; see the module's docstring. Subclasses give the exchange's protocol."""
+
+    venue: str
+    ping_interval = 20 * _SECOND
+    pong_timeout = 60 * _SECOND
+    lifetime = 24 * 3600 * _SECOND
+    messages_per_second = 5
+    start_delay = _SECOND
+
+    def __init__(self, source: MarketSource, world: World) -> None:
+        self.source = source
+        self.world = world
+        self.injector = Injector(source.faults, source.seed)
+        self.connections: dict[int, Connection] = {}
+        self.finished = False
+        self.sent: dict[str, int] = {}
+        self._subscribers: dict[str, list[tuple[Connection, str]]] = {}
+        self._start_at: int | None = None  # wall time at which the timeline starts
+        self._origin: int | None = None  # wall time that corresponds to world.start; None: not running
+        self._hold_until = 0
+        self._lost: dict[str, int] = {}  # streams of lost connections: wall time until which they are waited for
+        self._late: list[tuple[int, int, Item, int]] = []  # delayed: (timeline ns, order, item, cut)
+        self._swap: dict[str, list[tuple[Item, int]]] = {}  # reordered: waits for the next of its stream
+        self._silent: list[tuple[int, FaultPlan, frozenset[str]]] = []  # (timeline ns, plan, streams; none: by plan)
+        self._order = 0
+        self._pending: list[_Waiting] = []
+        self._tokens = 0
+
+    # What an exchange adds.
+
+    @abstractmethod
+    def encode(self, item: Item, connection: Connection, name: str) -> str:
+        """Return the frame for one connection, which asked for the stream as ``name``."""
+
+    @abstractmethod
+    def resolve(self, name: str, connection: Connection) -> str | None:
+        """Return the world's stream for a requested name, None when nothing will come."""
+
+    @abstractmethod
+    def accept(self, connection: Connection, target: str, headers: Mapping[str, str]) -> list[str] | HttpResponse:
+        """Judge a handshake: the names subscribed by its URL, or a refusal."""
+
+    @abstractmethod
+    def control(self, connection: Connection, text: str, now: int) -> list[ServerFrame]:
+        """Answer a client's frame; use ``subscribe`` and ``unsubscribe``."""
+
+    @abstractmethod
+    def request(self, method: str, target: str, headers: Mapping[str, str], now: int) -> HttpResponse | str:
+        """Answer a request, or return the key of what it must wait for."""
+
+    @abstractmethod
+    def answer(self, target: str, headers: Mapping[str, str], now: int) -> HttpResponse | str:
+        """Answer a request that waited, or return its key to wait on."""
+
+    @abstractmethod
+    def timeout(self, target: str) -> HttpResponse:
+        """The exchange's answer to a request that it could not serve in time."""
+
+    @abstractmethod
+    def books(self, depth: int) -> dict[str, Any]:
+        """The true books: ``{symbol: {"last_id", "bids", "asks"}}``."""
+
+    @abstractmethod
+    def trades(self) -> dict[str, Any]:
+        """The true trades that the timeline has passed: ``{symbol: {"first_id", "last_id", "count"}}``."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Facts for the ready line."""
+
+    def describe(self, item: Item) -> dict[str, Any]:
+        """Return ids of a message for the list of faults."""
+        return {}
+
+    def subscribed(self, stream: str) -> None:  # noqa: B027 - optional
+        """A world's stream has its first subscriber."""
+
+    def garbage(self, form: str, item: Item, size: int) -> str:
+        """Return an extra frame for the fault malformed."""
+        if form == "text":
+            return "<html><body>502 Bad Gateway</body></html>"
+        if form == "shape":
+            return '["unexpected",1,null,{"deep":[[[]]]}]'
+        if form == "huge":
+            return '{"e":"unknownHuge","x":"' + "x" * size + '"}'
+        return '{"e":"unknownEvent","E":1,"s":"' + item.symbol + '","newField":{"a":[1,2,3]}}'
+
+    # The Emulator protocol.
+
+    def http(self, method: str, target: str, headers: Mapping[str, str], now: int) -> HttpResponse | Pending:
+        """Answer a request; see ``Emulator.http``."""
+        path, _, query = target.partition("?")
+        if path == _TRUTH_PATH:
+            depth = next((int(q[6:]) for q in query.split("&") if q[:6] == "depth=" and q[6:].isdigit()), 1000)
+            return json_response(self.truth(depth))
+        result = self.request(method, target, headers, now)
+        if isinstance(result, HttpResponse):
+            return result
+        self._tokens += 1
+        self._pending.append(_Waiting(self._tokens, target, headers, result, now + PENDING_LIMIT))
+        return Pending(self._tokens)
+
+    def ws_open(self, connection: int, target: str, headers: Mapping[str, str], now: int) -> Accept | HttpResponse:
+        """Accept or refuse a WebSocket handshake."""
+        client = Connection(connection, now)
+        names = self.accept(client, target, headers)
+        if isinstance(names, HttpResponse):
+            return names
+        self.connections[connection] = client
+        if names:
+            self.subscribe(client, names, now)
+        return Accept()
+
+    def ws_receive(self, connection: int, text: str, now: int) -> list[ServerFrame]:
+        """Take a client's frame; returns the direct replies."""
+        client = self.connections.get(connection)
+        if client is None or client.closing:
+            return []
+        recent = [t for t in client.incoming if now - t < _SECOND]
+        recent.append(now)
+        client.incoming = recent
+        if len(recent) > self.messages_per_second:
+            return [self._close(client, 1008, "Too many requests", now)]
+        replies = self.control(client, text, now)
+        if self.finished and client.subscribed and not client.closing:
+            replies.append(self._close(client, END_CODE, "everything was sent", now))
+        return replies
+
+    def ws_closed(self, connection: int, now: int) -> None:
+        """A connection is gone."""
+        client = self.connections.pop(connection, None)
+        if client is not None:
+            self._forget(client, now)
+
+    def poll(self, now: int, limit: int = 256) -> Poll:
+        """Return at most about ``limit`` frames that are due (one message to many clients is not split)."""
+        out = Poll()
+        self._care(now, out)
+        if not self.finished:
+            self._run(now, limit, out)
+        if self.finished:
+            for client in list(self.connections.values()):
+                if client.subscribed and not client.closing:
+                    out.frames.append(self._close(client, END_CODE, "everything was sent", now))
+        self._answer(now, out)
+        out.finished = self.finished
+        return out
+
+    def ready(self) -> dict[str, Any]:
+        """Facts for the ready line."""
+        return self.facts()
+
+    def truth(self, depth: int = 1000) -> dict[str, Any]:
+        """What was sent, what was damaged, and the true books (at most ``depth`` levels a side)."""
+        return {
+            "venue": self.venue,
+            "sent": dict(self.sent),
+            "faults": self.injector.applied,
+            "fault_counts": dict(self.injector.counts),
+            "books": self.books(depth),
+            "trades": self.trades(),
+            "position": self.world.position,
+            "running": self._origin is not None,
+            "finished": self.finished,
+        }
+
+    # For subclasses.
+
+    def subscribe(self, client: Connection, names: Iterable[str], now: int) -> None:
+        """Add streams to a connection and put off the start of the timeline."""
+        for name in names:
+            if name in client.streams:
+                continue
+            stream = self.resolve(name, client)
+            client.streams[name] = stream
+            if stream is not None:
+                group = self._subscribers.setdefault(stream, [])
+                group.append((client, name))
+                if len(group) == 1:
+                    self.subscribed(stream)
+                self._lost.pop(stream, None)
+        client.subscribed = True
+        if self._origin is None:
+            streams = sum(len(c.streams) for c in self.connections.values())
+            everyone = 0 < self.source.expected_streams <= streams
+            self._start_at = now if everyone else now + self.start_delay
+        elif self.source.speed == 0:
+            # A client that comes back needs its book snapshots before the timeline goes on.
+            self._hold_until = max(self._hold_until, now + self.start_delay)
+
+    def unsubscribe(self, client: Connection, names: Iterable[str]) -> None:
+        """Take streams from a connection."""
+        for name in names:
+            stream = client.streams.pop(name, None)
+            if stream is not None:
+                self._drop(client, stream, name)
+
+    @property
+    def started(self) -> bool:
+        """Whether the timeline runs or ran."""
+        return self._origin is not None
+
+    # The machinery.
+
+    def _drop(self, client: Connection, stream: str, name: str) -> None:
+        group = [s for s in self._subscribers.get(stream, ()) if s != (client, name)]
+        if group:
+            self._subscribers[stream] = group
+        else:
+            self._subscribers.pop(stream, None)
+
+    def _forget(self, client: Connection, now: int) -> None:
+        for name, stream in client.streams.items():
+            if stream is None:
+                continue
+            self._drop(client, stream, name)
+            if stream not in self._subscribers and not self.finished:
+                self._lost[stream] = now + RETURN_LIMIT
+        client.streams = {}
+
+    def _close(self, client: Connection, code: int, reason: str, now: int) -> Close:
+        client.closing = True
+        self._forget(client, now)
+        return Close(client.number, code, reason)
+
+    def _care(self, now: int, out: Poll) -> None:
+        for client in list(self.connections.values()):
+            if client.closing:
+                continue
+            if now - client.opened >= self.lifetime:
+                out.frames.append(self._close(client, 1001, "connection lifetime of 24 hours reached", now))
+            elif now - client.pinged >= self.ping_interval:
+                client.pinged = now
+                out.frames.append(Ping(client.number, str(now // 1_000_000).encode(), self.pong_timeout))
+            _sooner(out, client.pinged + self.ping_interval)
+
+    def _wall(self, ts: int) -> int:
+        origin, speed = self._origin or 0, self.source.speed
+        return origin + int((ts - self.world.start) / speed) if speed else origin
+
+    def _run(self, now: int, limit: int, out: Poll) -> None:
+        if self._origin is None:
+            if self._start_at is None:
+                return
+            if now < self._start_at:
+                _sooner(out, self._start_at)
+                return
+            self._origin = now
+        steps = 0
+        fast = self.source.speed == 0
+        if fast:
+            self._lost = {stream: until for stream, until in self._lost.items() if until > now}
+            hold = max([self._hold_until, *self._lost.values()])
+            if hold > now:
+                _sooner(out, hold)
+                return
+        while len(out.frames) < limit and steps < 16 * limit:
+            steps += 1
+            ts = self.world.next_time()
+            if self._late and (ts is None or self._late[0][0] <= ts):
+                due = self._wall(self._late[0][0])
+                if due > now:
+                    _sooner(out, due)
+                    return
+                _, _, item, cut = heapq.heappop(self._late)
+                self._send(item, cut, out)
+                continue
+            if ts is None:
+                for item in self.world.finish():
+                    self._emit(item, self.world.position, out, now)
+                for waiting in self._swap.values():
+                    for item, cut in waiting:
+                        self._send(item, cut, out)
+                self._swap.clear()
+                self.finished = True
+                return
+            due = self._wall(ts)
+            if due > now:
+                _sooner(out, due)
+                return
+            for item in self.world.step():
+                self._emit(item, ts, out, now)
+            if fast and (self._lost or self._hold_until > now):
+                break
+            if self._pending and any(self._due(waiting) for waiting in self._pending):
+                break
+        out.next_time = now
+
+    def _emit(self, item: Item, ts: int, out: Poll, now: int) -> None:
+        if item.stream not in self._subscribers:
+            if self._silent:
+                self._silent = [s for s in self._silent if s[0] > ts]
+            return
+        if not self.injector.frame_plans:
+            self._send(item, 0, out)
+            return
+        for until, plan, streams in self._silent:
+            if ts < until and (item.stream in streams if streams else plan.matches(item.stream, item.symbol)):
+                self.injector.log("lost", cause=plan.kind, **self._facts(item, ts))
+                return
+        cut = copies = 0
+        late = swap = False
+        delay = 0
+        for plan in self.injector.frame(item.stream, item.symbol):
+            facts = self._facts(item, ts)
+            kind = plan.kind
+            if kind == "disconnect":
+                self.injector.log(kind, ms=plan.ms, **facts)
+                self.injector.log("lost", cause=kind, **facts)
+                gone: set[str] = set()
+                for client in {c.number: c for c, _ in self._subscribers.get(item.stream, ())}.values():
+                    gone.update(filter(None, client.streams.values()))
+                    out.frames.append(self._close(client, 0, "fault", now))
+                self._silent.append((ts + plan.ms * 1_000_000, plan, frozenset(gone)))
+                return
+            if kind == "silence":
+                self._silent.append((ts + plan.ms * 1_000_000, plan, frozenset()))
+                self.injector.log(kind, ms=plan.ms, **facts)
+                self.injector.log("lost", cause=kind, **facts)
+                return
+            if kind == "malformed":
+                forms = ("text", "unknown", "shape", "huge")
+                form = plan.form or forms[(plan.struck - 1) % 3]
+                self.injector.log(kind, form=form, **facts)
+                text = self.garbage(form, item, plan.bytes)
+                out.frames.extend(Text(c.number, text) for c, _ in self._subscribers[item.stream])
+                continue
+            self.injector.log(kind, **facts)
+            if kind == "drop":
+                copies = -1
+            elif kind == "repeat" and copies >= 0:
+                copies = 1
+            elif kind == "tear":
+                cut = 1 + int(plan.random.random() * 98)  # per cent that stay
+            elif kind == "delay":
+                late, delay = True, plan.ms
+            elif kind == "reorder":
+                swap = True
+        if copies < 0:
+            return
+        if swap:
+            self._swap.setdefault(item.stream, []).append((item, cut))
+            return
+        for _ in range(copies + 1):
+            if late:
+                self._order += 1
+                heapq.heappush(self._late, (ts + delay * 1_000_000, self._order, item, cut))
+            else:
+                self._send(item, cut, out)
+        for held, cut in self._swap.pop(item.stream, ()):
+            self._send(held, cut, out)
+
+    def _facts(self, item: Item, ts: int) -> dict[str, Any]:
+        return {
+            "stream": item.stream,
+            "symbol": item.symbol,
+            "message": self.sent.get(item.stream, 0) + 1,
+            "ts": ts,
+            **self.describe(item),
+        }
+
+    def _send(self, item: Item, cut: int, out: Poll) -> None:
+        group = self._subscribers.get(item.stream)
+        if not group:
+            return
+        self.sent[item.stream] = self.sent.get(item.stream, 0) + 1
+        for client, name in group:
+            text = self.encode(item, client, name)
+            if cut:
+                text = text[: max(1, len(text) * cut // 100)]
+            out.frames.append(Text(client.number, text))
+
+    def _due(self, waiting: _Waiting) -> bool:
+        return self.known(waiting.key)
+
+    def known(self, key: str) -> bool:
+        """Whether what a request waits for is there."""
+        return False
+
+    def snapshot_given(self, now: int) -> None:
+        """Call when a book snapshot was given out: as fast as possible leaves the client a moment for it."""
+        if self.source.speed == 0:
+            self._hold_until = max(self._hold_until, now + _SNAPSHOT_PAUSE)
+
+    def _answer(self, now: int, out: Poll) -> None:
+        rest = []
+        for waiting in self._pending:
+            if self.known(waiting.key):
+                answer = self.answer(waiting.target, waiting.headers, now)
+                if isinstance(answer, HttpResponse):
+                    out.responses.append((waiting.token, answer))
+                    continue
+            if self.finished or now >= waiting.until:
+                out.responses.append((waiting.token, self.timeout(waiting.target)))
+                continue
+            _sooner(out, waiting.until)
+            rest.append(waiting)
+        self._pending = rest
+
+
+def _sooner(out: Poll, time: int) -> None:
+    if out.next_time is None or time < out.next_time:
+        out.next_time = time

@@ -1,0 +1,168 @@
+"""Faults on request for emulators: parsing ``KIND[:k=v,...]``, and a seeded schedule of each.
+
+Frames: ``drop``, ``repeat``, ``reorder`` (the message changes places with the next of its stream), ``tear``
+(the JSON is cut off), ``delay`` (``ms``), ``malformed`` (an extra frame; ``form=text|unknown|shape|huge``,
+``bytes`` of the huge one), ``disconnect`` (without a close frame; what the exchange sends in the next
+``ms`` is lost too), ``silence`` (everything matching is lost for ``ms`` while the connection stays open).
+REST: ``rate_limit`` (429), ``ban`` (418). Bulk files: ``bad_checksum``, ``truncated_zip``
+(``checksum=match``: with the checksum of the truncated file), ``missing_day``.
+
+``at`` counts matching messages (or requests) from 1; ``rate`` is a probability; ``count`` limits how
+often. With neither ``at`` nor ``rate``: one message in a hundred, or the hundredth message for
+disconnect and silence, the first request for rate_limit and ban, every matching file. ``stream`` is a
+whole stream name or its part after the symbol (``depth`` matches ``btcusdt@depth@100ms``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any, Final
+
+from .emulation import Fault
+from .errors import UnknownNameError, UsageError
+from .symbols import nearest
+
+__all__ = ["FRAME_FAULTS", "HTTP_FAULTS", "KINDS", "FaultPlan", "Injector", "parse_fault"]
+
+FRAME_FAULTS: Final = ("drop", "repeat", "reorder", "tear", "delay", "disconnect", "silence", "malformed")
+REST_FAULTS: Final = ("rate_limit", "ban")
+FILE_FAULTS: Final = ("bad_checksum", "truncated_zip", "missing_day")
+HTTP_FAULTS: Final = REST_FAULTS + FILE_FAULTS
+KINDS: Final = FRAME_FAULTS + HTTP_FAULTS
+_PARAMETERS: Final = ("rate", "at", "count", "symbol", "stream", "ms", "day", "form", "bytes", "checksum", "path")
+_FORMS: Final = ("text", "unknown", "shape", "huge")
+_LOG_LIMIT: Final = 100_000
+
+
+def parse_fault(text: str) -> Fault:
+    """Read ``KIND[:k=v,...]``; raises UsageError that names what is wrong."""
+    kind, _, rest = text.strip().partition(":")
+    parameters: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in rest.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals or not value:
+            raise UsageError(f"fault {text!r}: {part!r} is not NAME=VALUE", hint="write for example drop:rate=0.01")
+        parameters[name.strip()] = value.strip()
+    fault = Fault(kind, parameters)
+    FaultPlan(fault, 0)
+    return fault
+
+
+class FaultPlan:
+    """One fault with its own randomness; ``take`` says for each matching message whether it strikes."""
+
+    def __init__(self, fault: Fault, seed: int | str) -> None:
+        kind, given = fault.kind, fault.parameters
+        if kind not in KINDS:
+            raise UnknownNameError(
+                "fault",
+                kind,
+                nearest(kind, KINDS),
+                hint="" if nearest(kind, KINDS) else f"known are {', '.join(KINDS)}",
+            )
+        for name in given:
+            if name not in _PARAMETERS:
+                raise UnknownNameError("parameter of a fault", name, nearest(name, _PARAMETERS))
+        self.kind = kind
+        self.rate: float | None = self._number(given, "rate", float, None)
+        if self.rate is not None and not 0 <= self.rate <= 1:
+            raise UsageError(f"fault {kind}: rate={given['rate']} is not a probability", hint="give 0 to 1")
+        self.at: int | None = self._number(given, "at", int, None)
+        self.ms: int = self._number(given, "ms", int, 500)
+        self.bytes: int = self._number(given, "bytes", int, 2_000_000)
+        self.symbol = given.get("symbol", "").upper()
+        self.stream = given.get("stream", "").lower()
+        self.day = given.get("day", "")
+        self.path = given.get("path", "")
+        self.form = given.get("form", "")
+        if self.form and self.form not in _FORMS:
+            raise UnknownNameError("form of malformed", self.form, nearest(self.form, _FORMS))
+        self.matching_checksum = given.get("checksum", "") == "match"
+        count: int | None = self._number(given, "count", int, None)
+        if self.at is None and self.rate is None:
+            if kind in ("disconnect", "silence"):
+                self.at = 100
+            elif kind in REST_FAULTS:
+                self.at = 1
+            elif kind in FRAME_FAULTS:
+                self.rate = 0.01
+        self.count: int | None = count if count is not None else (1 if self.at is not None else None)
+        self.seen = 0
+        self.struck = 0
+        self.random = Random(f"{seed}/{kind}/{sorted(given.items())}")
+
+    @staticmethod
+    def _number(given: Mapping[str, str], name: str, kind: type[int] | type[float], default: Any) -> Any:
+        if name not in given:
+            return default
+        try:
+            value = kind(given[name])
+        except ValueError:
+            raise UsageError(f"{name}={given[name]} of a fault is not a number") from None
+        if value < 0:
+            raise UsageError(f"{name}={given[name]} of a fault is negative")
+        return value
+
+    def matches(self, stream: str, symbol: str) -> bool:
+        """Whether a message of this stream is meant; empty filters match everything."""
+        if self.symbol and self.symbol != symbol:
+            return False
+        if not self.stream:
+            return True
+        stream = stream.lower()
+        return stream == self.stream or stream.partition("@")[2].startswith(self.stream)
+
+    def take(self) -> bool:
+        """Count one matching message and say whether the fault strikes it."""
+        self.seen += 1
+        if self.count is not None and self.struck >= self.count:
+            return False
+        if self.at is not None:
+            hit = self.seen >= self.at
+        elif self.rate is not None:
+            hit = self.random.random() < self.rate
+        else:
+            hit = True
+        self.struck += hit
+        return hit
+
+
+class Injector:
+    """All faults of one emulator, and the list of what they did."""
+
+    def __init__(self, faults: tuple[Fault, ...], seed: int) -> None:
+        plans = [FaultPlan(fault, f"{seed}/{n}") for n, fault in enumerate(faults)]
+        self.frame_plans = [p for p in plans if p.kind in FRAME_FAULTS]
+        self.rest_plans = [p for p in plans if p.kind in REST_FAULTS]
+        self.file_plans = [p for p in plans if p.kind in FILE_FAULTS]
+        self.applied: list[dict[str, Any]] = []
+        self.counts: dict[str, int] = {}
+
+    def frame(self, stream: str, symbol: str) -> list[FaultPlan]:
+        """Return the plans that strike this message."""
+        return [p for p in self.frame_plans if p.matches(stream, symbol) and p.take()]
+
+    def rest(self, path: str, symbol: str) -> FaultPlan | None:
+        """Return the plan that strikes this request."""
+        for plan in self.rest_plans:
+            if (not plan.path or plan.path in path) and (not plan.symbol or plan.symbol == symbol) and plan.take():
+                return plan
+        return None
+
+    def file(self, kind: str, symbol: str, day: str, *, count: bool = True) -> FaultPlan | None:
+        """Return the plan of this kind that strikes a file; ``count=False`` only looks."""
+        for plan in self.file_plans:
+            if plan.kind == kind and plan.symbol in ("", symbol) and plan.day in ("", day):
+                if not count:
+                    if plan.count is None or plan.struck < plan.count:
+                        return plan
+                elif plan.take():
+                    return plan
+        return None
+
+    def log(self, kind: str, **facts: Any) -> None:
+        """Remember an applied fault; beyond a limit only the count goes on."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if len(self.applied) < _LOG_LIMIT:
+            self.applied.append({"kind": kind, **facts})
