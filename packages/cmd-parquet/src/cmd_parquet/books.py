@@ -1,0 +1,67 @@
+"""Order books of the past from stored snapshots and deltas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from cmd_common.records import BookDelta, BookSnapshot, Gap, levels
+
+from .paths import DAY
+
+if TYPE_CHECKING:
+    from cmd_common.orderbook import OrderBook
+
+    from .reader import ParquetReader
+
+__all__ = ["book_at"]
+
+_LOOK_BACK = (DAY // 24, DAY, 7 * DAY)
+
+
+def book_at(reader: ParquetReader, venue: str, symbol: str, ts: int) -> OrderBook | None:
+    """See ``ParquetReader.book_at``."""
+    snapshot = _last_snapshot(reader, venue, symbol, ts)
+    if snapshot is None or _broken(reader, venue, symbol, snapshot.ts_event, ts):
+        return None
+    from cmd_common.orderbook import OrderBook
+    from cmd_common.sequence import BookState
+
+    book = OrderBook(venue=venue, symbol=symbol)
+    book.load(levels(snapshot.bids), levels(snapshot.asks), complete=False)
+    last_id, time = snapshot.seq, snapshot.ts_event
+    deltas = cast(
+        "list[BookDelta]",
+        list(reader.records("book_deltas", venue=venue, symbols=[symbol], start=snapshot.ts_event, end=ts + 1)),
+    )
+    for delta in sorted(deltas, key=lambda d: (d.seq, d.ts_event)):
+        if delta.seq <= last_id and delta.epoch <= snapshot.epoch:
+            continue
+        if delta.epoch != snapshot.epoch:
+            return None  # the book was rebuilt, and the snapshot that it was rebuilt from is not here
+        book.apply(list(levels(delta.bids)), list(levels(delta.asks)))
+        last_id, time = delta.seq, max(time, delta.ts_event)
+    book.last_id = last_id
+    book.ts_event = time
+    book.state = BookState.LIVE
+    return book
+
+
+def _last_snapshot(reader: ParquetReader, venue: str, symbol: str, ts: int) -> BookSnapshot | None:
+    """The last snapshot at or before ``ts``, looked for in growing steps back."""
+    for back in (*_LOOK_BACK, None):
+        found: BookSnapshot | None = None
+        start = None if back is None else ts - back
+        for record in reader.records("book_snapshots", venue=venue, symbols=[symbol], start=start, end=ts + 1):
+            found = cast(BookSnapshot, record)
+        if found is not None:
+            return found
+    return None
+
+
+def _broken(reader: ParquetReader, venue: str, symbol: str, since: int, ts: int) -> bool:
+    """Whether an unrepaired gap in the deltas begins after the snapshot and before ``ts``."""
+    for record in reader.records("gaps", venue=venue, symbols=[symbol, ""], start=since, end=ts):
+        gap = cast(Gap, record)
+        if gap.record_type in ("book_deltas", "") and not gap.repaired_by:
+            return True
+    return False

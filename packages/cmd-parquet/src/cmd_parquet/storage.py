@@ -1,0 +1,238 @@
+"""Files through the ``Disk`` seam: durable directories, a checksumming sink, locks and error texts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol, cast
+from weakref import WeakKeyDictionary
+
+from cmd_common.errors import StoreBusyError, StoreError
+from cmd_common.seams import Disk, OsDisk
+
+from .paths import LOCKS, encode, join
+
+__all__ = ["DiskSink", "Lock", "ensure_dir", "is_real", "read_from", "store_errors", "try_lock"]
+
+_CHUNK: Final = 4 << 20
+
+
+def is_real(disk: Disk) -> bool:
+    """Whether paths of this disk are paths of the operating system."""
+    return isinstance(disk, OsDisk)
+
+
+def describe(error: OSError, what: str) -> StoreError:
+    """Turn an operating system's error into one line that says what to do."""
+    reason = error.strerror or str(error)
+    hint = {
+        errno.ENOSPC: "free some space; what was flushed before is safe",
+        errno.EDQUOT: "the quota is used up; what was flushed before is safe",
+        errno.EACCES: "check the permissions, or choose another place with --store parquet:PATH",
+        errno.EPERM: "check the permissions, or choose another place with --store parquet:PATH",
+        errno.EROFS: "the file system is read-only; choose another place with --store parquet:PATH",
+        errno.ENOTDIR: "a part of the path is a file; choose another place with --store parquet:PATH",
+        errno.EEXIST: "a part of the path is a file; choose another place with --store parquet:PATH",
+        errno.EIO: "the disk reports a fault; what was flushed before is safe if the disk can read it",
+    }.get(error.errno or 0, "")
+    where = f" ({error.filename})" if error.filename and str(error.filename) not in what else ""
+    return StoreError(f"{what}: {reason}{where}", hint=hint)
+
+
+@contextmanager
+def store_errors(what: str) -> Iterator[None]:
+    """Report an OSError inside as a StoreError that begins with ``what``."""
+    try:
+        yield
+    except OSError as error:
+        raise describe(error, what) from error
+
+
+def ensure_dir(disk: Disk, path: str) -> None:
+    """Create a directory and its parents durably."""
+    missing = []
+    probe = path
+    while probe and not disk.exists(probe):
+        missing.append(probe)
+        parent = os.path.dirname(probe)
+        if parent == probe:
+            break
+        probe = parent
+    if not missing:
+        return
+    disk.makedirs(path)
+    for new in reversed(missing):
+        disk.sync_dir(os.path.dirname(new) or ".")
+
+
+def read_from(disk: Disk, path: str, offset: int) -> bytes:
+    """Read a file from ``offset`` to its end."""
+    if is_real(disk):
+        with open(path, "rb") as f:
+            f.seek(offset)
+            return f.read()
+    return disk.read(path)[offset:]
+
+
+class DiskSink:
+    """A binary file for pyarrow that appends to a Disk in large pieces and sums up size and CRC-32."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+        self._buffer = bytearray()
+        self.size = 0
+        self.crc = 0
+        self.closed = False
+        disk.write(path, b"")
+
+    def write(self, data: bytes) -> int:
+        """Take bytes; raises OSError of the disk."""
+        view = memoryview(data)
+        self.crc = zlib.crc32(view, self.crc)
+        self.size += view.nbytes
+        self._buffer += view
+        if len(self._buffer) >= _CHUNK:
+            self.flush()
+        return view.nbytes
+
+    def flush(self) -> None:
+        """Hand over what is buffered; not durable."""
+        if self._buffer:
+            data, self._buffer = bytes(self._buffer), bytearray()
+            self._disk.append(self._path, data)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self.size
+
+    def readable(self) -> bool:
+        """It is not."""
+        return False
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is not."""
+        return False
+
+    def close(self) -> None:
+        """Hand over the rest."""
+        if not self.closed:
+            self.closed = True
+            self.flush()
+
+
+class _LockingDisk(Protocol):
+    def try_lock(self, path: str) -> bool: ...
+
+    def unlock(self, path: str) -> None: ...
+
+
+_held: WeakKeyDictionary[Disk, set[str]] = WeakKeyDictionary()
+
+
+class Lock:
+    """A named lock that the operating system releases when its process dies."""
+
+    def __init__(self, disk: Disk, path: str, fd: int) -> None:
+        self._disk = disk
+        self._path = path
+        self._fd = fd
+        self._open = True
+
+    def release(self) -> None:
+        """Release; calling it again does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        if self._fd >= 0:
+            try:
+                if os.name != "nt":  # removed while still held, so that nobody locks a name that is gone
+                    os.remove(self._path)
+            except OSError:
+                pass
+            os.close(self._fd)
+        elif hasattr(self._disk, "unlock"):
+            cast(_LockingDisk, self._disk).unlock(self._path)
+        else:
+            _held.get(self._disk, set()).discard(self._path)
+
+
+def _lock_fd(fd: int) -> bool:
+    if os.name == "nt":  # pragma: no cover - other systems
+        import msvcrt
+
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def try_lock(disk: Disk, location: str, name: str) -> Lock | None:
+    """Take the store's lock called ``name``; None when a live process holds it.
+
+    Raises OSError where lock files cannot be made.
+    """
+    path = join(location, LOCKS, encode(name) + ".lock")
+    if not is_real(disk):
+        if hasattr(disk, "try_lock"):
+            return Lock(disk, path, -1) if cast(_LockingDisk, disk).try_lock(path) else None
+        held = _held.setdefault(disk, set())
+        if path in held:
+            return None
+        held.add(path)
+        return Lock(disk, path, -1)
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        try:
+            if not _lock_fd(fd):
+                os.close(fd)
+                return None
+            try:
+                same = os.path.samestat(os.fstat(fd), os.stat(path))
+            except FileNotFoundError:
+                same = False
+        except BaseException:
+            os.close(fd)
+            raise
+        if same or os.name == "nt":
+            try:
+                os.ftruncate(fd, 0)
+                os.write(fd, f"{os.getpid()}\n".encode())
+            except OSError:  # a full disk must not stop a lock: the text is for people
+                pass
+            return Lock(disk, path, fd)
+        os.close(fd)  # the holder removed the file between open and lock
+
+
+def holder(disk: Disk, location: str, name: str) -> str:
+    """Say who holds a lock, for an error text."""
+    if not is_real(disk):
+        return "another writer"
+    try:
+        with open(join(location, LOCKS, encode(name) + ".lock")) as f:
+            return f"process {int(f.read(20))}"
+    except (OSError, ValueError):
+        return "another process"
+
+
+def busy(disk: Disk, location: str, what: str, name: str) -> StoreBusyError:
+    """The error for the lock ``name`` being held."""
+    return StoreBusyError(
+        f"{what} in {location} is held by {holder(disk, location, name)}",
+        hint="wait for it to end, or take other work",
+    )
