@@ -72,7 +72,11 @@ class Cmd(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Expand several values after one option before click sees them."""
-        return super().parse_args(ctx, expand(args, self.many))
+        try:
+            return super().parse_args(ctx, expand(args, self.many))
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click leaves it out where a value is missing
+            raise
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples, usage, options with their environment variables."""
@@ -184,4 +188,4 @@ class Run:
 def _logging(level: str) -> None:
     import logging
 
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")

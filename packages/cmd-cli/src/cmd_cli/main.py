@@ -122,6 +122,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 1)
+    except SystemExit as error:  # click's answer to a closed pipe
+        if isinstance(error.__context__, BrokenPipeError):
+            return _hush()
+        return error.code if isinstance(error.code, int) else 1
     except BrokenPipeError:
         return _hush()
     except OSError as error:
