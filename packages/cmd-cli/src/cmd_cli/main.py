@@ -108,9 +108,13 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; never raises, never shows a traceback."""
     arguments = list(sys.argv[1:] if args is None else args)
     try:
-        code = cli.main(arguments, prog_name="cmd-cli", standalone_mode=False)
+        # not cli.main: it makes an exit code of its own from a closed pipe
+        with cli.make_context("cmd-cli", list(arguments)) as ctx:
+            code = cli.invoke(ctx)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except CmdError as error:
         return _fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -122,10 +126,6 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 1)
-    except SystemExit as error:  # click's answer to a closed pipe
-        if isinstance(error.__context__, BrokenPipeError):
-            return _hush()
-        return error.code if isinstance(error.code, int) else 1
     except BrokenPipeError:
         return _hush()
     except OSError as error:
@@ -174,14 +174,10 @@ def _fail(words: str, code: int) -> int:
 def _hush() -> int:
     """The reader of our output went away, as ``head`` does: end without a word."""
     devnull = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (BrokenPipeError, ValueError):
-            try:
-                os.dup2(devnull, stream.fileno())
-            except (OSError, ValueError):
-                pass
+    try:
+        os.dup2(devnull, 1)  # what is still buffered goes nowhere when Python ends
+    finally:
+        os.close(devnull)
     return 0
 
 

@@ -328,7 +328,13 @@ def summary_lines(summary: Mapping[str, Any], indent: str = "") -> Iterator[str]
                 else:
                     yield f"{indent}  {cell(item)}"
         elif not isinstance(value, list | tuple):
-            yield f"{indent}{str(key).ljust(width)}  {f'{value:,}' if type(value) is int else cell(value)}"
+            yield f"{indent}{str(key).ljust(width)}  {count(str(key), value)}"
+
+
+def count(key: str, value: object) -> str:
+    """A value of a summary: counts with separators, ids and times without."""
+    grouped = type(value) is int and not key.endswith(("_id", "id", "seq", "ts_event", "_ns"))
+    return f"{value:,}" if grouped else cell(value)
 
 
 def _numeric(text: str) -> bool:
