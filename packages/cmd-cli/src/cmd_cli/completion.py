@@ -77,7 +77,7 @@ def _words(command: str, name: str) -> tuple[str, ...]:
     if name == "store":
         return tuple(f"{scheme}:" for scheme in names("cmd.stores"))
     if name == "fault":
-        from .values import FAULTS
+        from cmd_common.faults import FAULTS
 
         return tuple(FAULTS)
     if name == "format":

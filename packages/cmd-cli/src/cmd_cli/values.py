@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from cmd_common.errors import UnknownNameError, UsageError
 from cmd_common.symbols import nearest
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cmd_common.emulation import Fault
 
 __all__ = [
-    "FAULTS",
     "check_intervals",
     "check_store",
     "check_types",
@@ -33,23 +32,6 @@ __all__ = [
     "recordings",
     "selectors",
 ]
-
-FAULTS: Final[dict[str, tuple[str, ...]]] = {
-    "drop": ("rate", "at", "count", "symbol", "stream"),
-    "repeat": ("rate", "at", "count", "symbol", "stream"),
-    "reorder": ("rate", "at", "count", "symbol", "stream"),
-    "tear": ("rate", "at", "count", "symbol", "stream"),
-    "delay": ("rate", "at", "count", "symbol", "stream", "ms"),
-    "disconnect": ("rate", "at", "count"),
-    "silence": ("rate", "at", "count", "symbol", "stream", "ms"),
-    "rate_limit": ("rate", "at", "count"),
-    "ban": ("rate", "at", "count"),
-    "bad_checksum": ("symbol", "day"),
-    "truncated_zip": ("symbol", "day"),
-    "missing_day": ("symbol", "day"),
-    "malformed": ("rate", "at", "count", "symbol", "stream"),
-}
-"""Kinds of faults and the parameters that mean something for them."""
 
 
 def exchanges(names: Sequence[str] | None, symbols: object = None) -> tuple[str, ...]:
@@ -191,43 +173,9 @@ def instant(text: str, what: str) -> int:
 
 def fault(text: str) -> Fault:
     """Parse ``KIND[:k=v,...]``."""
-    from cmd_common.emulation import Fault
+    from cmd_common.faults import parse_fault
 
-    kind, _, rest = text.partition(":")
-    kind = kind.strip().replace("-", "_")
-    if kind not in FAULTS:
-        near = nearest(kind, FAULTS)
-        raise UnknownNameError("fault", kind, near, hint="" if near else f"faults are: {', '.join(FAULTS)}")
-    parameters: dict[str, str] = {}
-    for part in filter(None, (p.strip() for p in rest.split(","))):
-        name, equals, value = part.partition("=")
-        if not equals or not value:
-            raise UsageError(f"fault parameter {part!r} is not k=v", hint=f"for example {kind}:rate=0.01")
-        if name not in FAULTS[kind]:
-            near = nearest(name, FAULTS[kind])
-            raise UnknownNameError(
-                f"parameter of fault {kind}", name, near, hint="" if near else f"there are: {', '.join(FAULTS[kind])}"
-            )
-        _check_parameter(name, value)
-        parameters[name] = value
-    return Fault(kind, parameters)
-
-
-def _check_parameter(name: str, value: str) -> None:
-    try:
-        if name == "rate":
-            valid = 0 <= float(value) <= 1
-        elif name in ("at", "count", "ms"):
-            valid = int(value) >= 1
-        elif name == "day":
-            valid = bool(date.fromisoformat(value))
-        else:
-            valid = True
-    except ValueError:
-        valid = False
-    if not valid:
-        form = {"rate": "a number from 0 to 1", "day": "a date"}.get(name, "a whole number from 1")
-        raise UsageError(f"fault parameter {name}={value} is not {form}")
+    return parse_fault(text)
 
 
 def listen(text: str) -> str:

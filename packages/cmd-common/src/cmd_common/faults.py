@@ -15,7 +15,7 @@ whole stream name or its part after the symbol (``depth`` matches ``btcusdt@dept
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from datetime import date
 from random import Random
 from typing import Any, Final
 
@@ -23,14 +23,32 @@ from .emulation import Fault
 from .errors import UnknownNameError, UsageError
 from .symbols import nearest
 
-__all__ = ["FRAME_FAULTS", "HTTP_FAULTS", "KINDS", "FaultPlan", "Injector", "parse_fault"]
+__all__ = ["FAULTS", "FaultPlan", "Injector", "check_fault", "parse_fault"]
+
+_FRAME: Final = ("rate", "at", "count", "symbol", "stream")
+_REQUEST: Final = ("rate", "at", "count", "symbol", "path", "ms")
+_FILE: Final = ("rate", "at", "count", "symbol", "day")
+
+FAULTS: Final[dict[str, tuple[str, ...]]] = {
+    "drop": _FRAME,
+    "repeat": _FRAME,
+    "reorder": _FRAME,
+    "tear": _FRAME,
+    "delay": (*_FRAME, "ms"),
+    "disconnect": (*_FRAME, "ms"),
+    "silence": (*_FRAME, "ms"),
+    "malformed": (*_FRAME, "form", "bytes"),
+    "rate_limit": _REQUEST,
+    "ban": _REQUEST,
+    "bad_checksum": _FILE,
+    "truncated_zip": (*_FILE, "checksum"),
+    "missing_day": _FILE,
+}
+"""Kinds of faults and the parameters that mean something for them."""
 
 FRAME_FAULTS: Final = ("drop", "repeat", "reorder", "tear", "delay", "disconnect", "silence", "malformed")
 REST_FAULTS: Final = ("rate_limit", "ban")
 FILE_FAULTS: Final = ("bad_checksum", "truncated_zip", "missing_day")
-HTTP_FAULTS: Final = REST_FAULTS + FILE_FAULTS
-KINDS: Final = FRAME_FAULTS + HTTP_FAULTS
-_PARAMETERS: Final = ("rate", "at", "count", "symbol", "stream", "ms", "day", "form", "bytes", "checksum", "path")
 _FORMS: Final = ("text", "unknown", "shape", "huge")
 _LOG_LIMIT: Final = 100_000
 
@@ -38,48 +56,70 @@ _LOG_LIMIT: Final = 100_000
 def parse_fault(text: str) -> Fault:
     """Read ``KIND[:k=v,...]``; raises UsageError that names what is wrong."""
     kind, _, rest = text.strip().partition(":")
+    kind = kind.strip().replace("-", "_")
     parameters: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in rest.split(","))):
         name, equals, value = part.partition("=")
-        if not equals or not value:
-            raise UsageError(f"fault {text!r}: {part!r} is not NAME=VALUE", hint="write for example drop:rate=0.01")
+        if not equals or not value.strip():
+            raise UsageError(f"fault parameter {part!r} is not k=v", hint=f"for example {kind}:rate=0.01")
         parameters[name.strip()] = value.strip()
     fault = Fault(kind, parameters)
-    FaultPlan(fault, 0)
+    check_fault(fault)
     return fault
+
+
+def check_fault(fault: Fault) -> None:
+    """Raise UsageError for an unknown kind or parameter, or a value that is none."""
+    kind = fault.kind
+    if kind not in FAULTS:
+        near = nearest(kind, FAULTS)
+        raise UnknownNameError("fault", kind, near, hint="" if near else f"faults are: {', '.join(FAULTS)}")
+    for name, value in fault.parameters.items():
+        if name not in FAULTS[kind]:
+            near = nearest(name, FAULTS[kind])
+            raise UnknownNameError(
+                f"parameter of fault {kind}", name, near, hint="" if near else f"there are: {', '.join(FAULTS[kind])}"
+            )
+        form = _wrong(name, value)
+        if form:
+            raise UsageError(f"fault parameter {name}={value} is not {form}")
+
+
+def _wrong(name: str, value: str) -> str:
+    """Return what a value should be, or nothing where it is right."""
+    try:
+        if name == "rate":
+            return "" if 0 <= float(value) <= 1 else "a number from 0 to 1"
+        if name in ("at", "count", "ms", "bytes"):
+            return "" if int(value) >= 1 else "a whole number from 1"
+        if name == "day":
+            date.fromisoformat(value if len(value) > 7 else f"{value}-01")
+        elif name == "form":
+            return "" if value in _FORMS else f"one of {', '.join(_FORMS)}"
+        elif name == "checksum":
+            return "" if value == "match" else "match"
+    except ValueError:
+        return {"rate": "a number from 0 to 1", "day": "a date"}.get(name, "a whole number from 1")
+    return ""
 
 
 class FaultPlan:
     """One fault with its own randomness; ``take`` says for each matching message whether it strikes."""
 
     def __init__(self, fault: Fault, seed: int | str) -> None:
+        check_fault(fault)
         kind, given = fault.kind, fault.parameters
-        if kind not in KINDS:
-            raise UnknownNameError(
-                "fault",
-                kind,
-                nearest(kind, KINDS),
-                hint="" if nearest(kind, KINDS) else f"known are {', '.join(KINDS)}",
-            )
-        for name in given:
-            if name not in _PARAMETERS:
-                raise UnknownNameError("parameter of a fault", name, nearest(name, _PARAMETERS))
         self.kind = kind
-        self.rate: float | None = self._number(given, "rate", float, None)
-        if self.rate is not None and not 0 <= self.rate <= 1:
-            raise UsageError(f"fault {kind}: rate={given['rate']} is not a probability", hint="give 0 to 1")
-        self.at: int | None = self._number(given, "at", int, None)
-        self.ms: int = self._number(given, "ms", int, 500)
-        self.bytes: int = self._number(given, "bytes", int, 2_000_000)
+        self.rate = float(given["rate"]) if "rate" in given else None
+        self.at = int(given["at"]) if "at" in given else None
+        self.ms = int(given.get("ms", 500))
+        self.bytes = int(given.get("bytes", 2_000_000))
         self.symbol = given.get("symbol", "").upper()
         self.stream = given.get("stream", "").lower()
         self.day = given.get("day", "")
         self.path = given.get("path", "")
         self.form = given.get("form", "")
-        if self.form and self.form not in _FORMS:
-            raise UnknownNameError("form of malformed", self.form, nearest(self.form, _FORMS))
-        self.matching_checksum = given.get("checksum", "") == "match"
-        count: int | None = self._number(given, "count", int, None)
+        self.matching_checksum = "checksum" in given
         if self.at is None and self.rate is None:
             if kind in ("disconnect", "silence"):
                 self.at = 100
@@ -87,22 +127,10 @@ class FaultPlan:
                 self.at = 1
             elif kind in FRAME_FAULTS:
                 self.rate = 0.01
-        self.count: int | None = count if count is not None else (1 if self.at is not None else None)
+        self.count = int(given["count"]) if "count" in given else 1 if self.at is not None else None
         self.seen = 0
         self.struck = 0
         self.random = Random(f"{seed}/{kind}/{sorted(given.items())}")
-
-    @staticmethod
-    def _number(given: Mapping[str, str], name: str, kind: type[int] | type[float], default: Any) -> Any:
-        if name not in given:
-            return default
-        try:
-            value = kind(given[name])
-        except ValueError:
-            raise UsageError(f"{name}={given[name]} of a fault is not a number") from None
-        if value < 0:
-            raise UsageError(f"{name}={given[name]} of a fault is negative")
-        return value
 
     def matches(self, stream: str, symbol: str) -> bool:
         """Whether a message of this stream is meant; empty filters match everything."""
