@@ -315,6 +315,19 @@ def test_a_touch_that_leaves_the_known_range_makes_the_book_stale() -> None:
     assert builder.book.best_bid == (4.0, 1.0)
 
 
+def test_what_a_refresh_under_way_had_buffered_survives_the_loss_of_the_range() -> None:
+    builder = deep_live()
+    give(builder, 101, 130, [(1000.0 - i, 0.0) for i in range(35)])
+    builder.snapshot_requested()
+    give(builder, 131, 131, [(950.0, 1.0)])
+    assert give(builder, 132, 132, [(price, 0.0) for price, _ in builder.book.bids(5)]) is Applied.GAP
+    assert (builder.state, builder.buffered) == (BookState.STALE, 2)
+    result = builder.snapshot(130, [(965.0 - i, 1.0) for i in range(40)], builder.book.asks())
+    assert result.live
+    assert [delta[:2] for delta in result.replayed] == [(131, 131), (132, 132)]
+    assert builder.book.best_bid == (960.0, 1.0)
+
+
 def test_an_emptied_side_of_a_complete_book_is_not_a_loss() -> None:
     builder = live(levels=6)  # five levels a side of at most six: complete
     assert give(builder, 101, 101, [(price, 0.0) for price, _ in BIDS]) is Applied.APPLIED

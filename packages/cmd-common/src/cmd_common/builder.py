@@ -163,9 +163,7 @@ class OrderBookBuilder:
     def snapshot_requested(self) -> None:
         """Say that a snapshot is under way; a LIVE book begins to buffer what the refresh will need."""
         self.needs_snapshot = False
-        if self._judge is not None and not self._refreshing:
-            self._refreshing = True
-            self._buffer.clear()
+        self._refreshing = self._judge is not None
 
     def snapshot_failed(self) -> None:
         """Say that the snapshot asked for will not come, so that ``needs_snapshot`` asks again."""

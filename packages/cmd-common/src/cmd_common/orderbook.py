@@ -19,7 +19,6 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from heapq import nlargest, nsmallest
-from itertools import chain
 from math import inf, isqrt
 from typing import Final, NoReturn
 
@@ -372,7 +371,10 @@ def _depth(depth: int | None) -> int | None:
 
 
 def _pack(prices: list[float], side: dict[float, float]) -> bytes:
-    flat = array("d", chain.from_iterable(zip(prices, map(side.__getitem__, prices), strict=True)))
+    pairs = [0.0] * (2 * len(prices))
+    pairs[::2] = prices
+    pairs[1::2] = [side[price] for price in prices]
+    flat = array("d", pairs)
     if _BIG_ENDIAN:
         flat.byteswap()
     return flat.tobytes()
