@@ -54,7 +54,8 @@ def _same(where: str, got: list[tuple[float, float]], true: list[tuple[float, fl
     if got != true:
         at = next((i for i, (a, b) in enumerate(zip(got, true, strict=False)) if a != b), min(len(got), len(true)))
         raise Violation(
-            "book", f"{where}: level {at} of {len(got)} is {got[at : at + 1]}, in truth {true[at : at + 1]} of {len(true)}"
+            "book",
+            f"{where}: level {at} of {len(got)} is {got[at : at + 1]}, in truth {true[at : at + 1]} of {len(true)}",
         )
 
 

@@ -112,9 +112,7 @@ def expand(seed: int) -> Options:
         partitions=tuple((at, round(rng.uniform(0.5, 60.0), 1)) for at in moments(0.2, 2)),
         resets=tuple(moments(0.2, 2)),
         bans=tuple((at, round(rng.uniform(1.0, 90.0), 1)) for at in moments(0.1, 1)),
-        jumps=tuple(
-            (at, round(rng.choice((-1, 1)) * 10 ** rng.uniform(-1, 5), 3)) for at in moments(0.25, 3)
-        ),
+        jumps=tuple((at, round(rng.choice((-1, 1)) * 10 ** rng.uniform(-1, 5), 3)) for at in moments(0.25, 3)),
         kills=tuple(moments(0.7 if parquet else 0.25, 3 if parquet else 2)),
         snapshot_every=round(rng.choice((1.0, 5.0, 10.0, 60.0)), 1),
         roll_every=rng.choice((2.0, 5.0, 20.0, 300.0)),

@@ -113,7 +113,13 @@ class Oracle:
             self.unknown += 1
         elif kind == "depthUpdate":
             truth.add_depth(
-                Depth(data["U"], data["u"], _ns(data["T"] if "T" in data else data["E"]), _levels(data["b"]), _levels(data["a"]))
+                Depth(
+                    data["U"],
+                    data["u"],
+                    _ns(data["T"] if "T" in data else data["E"]),
+                    _levels(data["b"]),
+                    _levels(data["a"]),
+                )
             )
         elif kind == "trade":
             truth.trades[data["t"]] = _trade(data)
@@ -131,5 +137,3 @@ class Oracle:
 
 def _trade(data: dict[str, Any]) -> tuple[int, float, float, str]:
     return _ns(data["T"]), float(data["p"]), float(data["q"]), "sell" if data["m"] else "buy"
-
-

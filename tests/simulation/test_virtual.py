@@ -52,6 +52,17 @@ def test_nanosecond_timers_keep_their_order_late_in_a_run():
     assert seen == [1, 2, 3, 4, 5]
 
 
+def test_a_timer_below_a_nanosecond_still_moves_the_clock():
+    loop = VirtualLoop(steps=1000)
+
+    async def main():
+        end = loop.time() + 0.1 + 0.2  # not a whole number of ns
+        while (left := end - loop.time()) > 0:
+            await asyncio.sleep(left if left > 1e-9 else 1e-12)
+
+    loop.run(main())
+
+
 def test_wait_forever_is_a_deadlock_error_not_a_hang():
     async def main():
         await asyncio.Event().wait()

@@ -19,6 +19,7 @@ import asyncio
 import contextvars
 import heapq
 from collections.abc import Callable, Coroutine, Generator
+from math import ceil
 from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["DeadlockError", "VirtualClock", "VirtualLoop", "VirtualTimeoutError"]
@@ -49,14 +50,15 @@ class _Task(asyncio.Task[_T]):
 
 
 class _Timer(asyncio.TimerHandle):
-    """A timer that orders by (time, order of creation)."""
+    """A timer at a whole ns; orders by (time, order of creation)."""
 
+    _ns: int
     _order: int
 
     def __lt__(self, other: object) -> bool:
         if not isinstance(other, _Timer):
             return NotImplemented
-        return (self._when, self._order) < (other._when, other._order)  # type: ignore[attr-defined]
+        return (self._ns, self._order) < (other._ns, other._order)
 
 
 class _Selector:
@@ -85,7 +87,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._limit = limit
         self._steps_left = steps
         self._order = 0
-        self._clock_resolution = 1e-9
+        self._clock_resolution = 0.0  # timers stand half a ns before the ns at which they are due
         self._selector = _Selector(self)
         self.errors: list[dict[str, Any]] = []  # contexts that reached the exception handler
         self.set_exception_handler(lambda _loop, context: self.errors.append(context))
@@ -105,7 +107,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """Call back at a virtual time; equal times in the order of the calls."""
         self._check_closed()  # type: ignore[attr-defined]
-        timer = _Timer(when, callback, args, self, context)
+        # Whole ns, so that 0.1 + 0.2 s is 0.3 s. A moment in the future is at least 1 ns away, or a program
+        # that waits until a time is over could find it not yet over, again and again. asyncio sees half a ns
+        # less, which makes a timer due as soon as the clock shows its ns.
+        ns = ceil(when * 1e9 - 1e-3)
+        if ns <= self._ns and when > self.time():
+            ns = self._ns + 1
+        timer = _Timer((ns - 0.5) / 1e9, callback, args, self, context)
+        timer._ns = ns
         timer._order = self._order
         self._order += 1
         heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
@@ -119,15 +128,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _advance(self, timeout: float) -> None:
         self._steps_left -= 1
         if self._steps_left < 0:
-            raise VirtualTimeoutError("the run did not end within its number of steps")
+            raise VirtualTimeoutError(f"the run did not end within its number of steps; {self._doing()}")
         if timeout <= 0:
             return
-        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        if not scheduled:  # pragma: no cover - asyncio asks for a time only when a timer is there
-            raise DeadlockError("nothing left to wait for")
-        self._ns = max(self._ns, round(scheduled[0].when() * 1e9))
+        scheduled: list[_Timer] = self._scheduled  # type: ignore[attr-defined]
+        self._ns = max(self._ns, scheduled[0]._ns)
         if self._ns > self._limit:
             raise VirtualTimeoutError(f"the run did not end within {self._limit / 1e9:.0f} virtual seconds")
+
+    def _doing(self) -> str:
+        """Words for what the loop is busy with."""
+        ready: list[asyncio.Handle] = list(self._ready)  # type: ignore[attr-defined]
+        soon: list[asyncio.Handle] = sorted(self._scheduled)[:3]  # type: ignore[attr-defined]
+        return f"at {self._ns / 1e9:.9f} s; ready {[repr(h)[:200] for h in ready[:3]]}; timers {[repr(h)[:200] for h in soon]}"
 
     def run_in_executor(  # type: ignore[override]
         self, executor: object, func: Callable[..., _T], *args: Any
