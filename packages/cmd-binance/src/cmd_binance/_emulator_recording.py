@@ -6,12 +6,10 @@ and by REST. The bulk archive of a recording holds its trades, on the days that 
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable
 from datetime import date
-from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,7 +22,23 @@ from cmd_common.errors import UsageError
 from cmd_common.recording import Line, Playlist, Recording
 from cmd_common.simulation import MarketTrade, day_of, day_start
 
-from ._emulator_market import Agg, Bar, KlineStreams, KlineUpdate, Numbers, aggregate, bounds, build_bars
+from ._emulator_frames import (
+    AGG,
+    BOOK,
+    DEPTH,
+    EVENT_TIME,
+    TICKER,
+    TRADE,
+    Depth,
+    Trade,
+    decimals_of,
+    event_time,
+    scaled,
+    split_frame,
+    trim,
+)
+from ._emulator_history import History, load_history
+from ._emulator_market import Agg, Bar, KlineStreams, KlineUpdate, Numbers, bounds, build_bars
 from ._emulator_world import Level, Listed, Snapshot, split_stream
 from .instruments import Market, to_ns
 
@@ -35,120 +49,6 @@ _QUOTES: Final = (
     "BRL", "RUB", "UAH", "JPY", "NGN", "TRX", "XRP", "DOGE", "BIDR", "IDRT", "ZAR", "PLN", "RON", "ARS", "MXN", "USD",
 )  # fmt: skip
 _SAMPLES: Final = 300  # messages a stream whose decimals are looked at
-_EVENT_TIME: Final = re.compile(r'"E":(\d+)')
-_RAW_TYPES: Final = {"depthUpdate": "depth"}
-
-
-class _Raw(Struct):
-    stream: str
-    data: msgspec.Raw
-
-
-class _Plain(Struct):
-    e: str = ""
-    s: str = ""
-    b: Any = None
-    k: dict[str, Any] | None = None
-
-
-class _Depth(Struct):
-    E: int
-    U: int
-    u: int
-    b: list[Level]
-    a: list[Level]
-    T: int = 0
-
-
-class _Trade(Struct):
-    s: str
-    t: int
-    p: str
-    q: str
-    T: int
-    m: bool
-
-
-class _Agg(Struct):
-    s: str
-    a: int
-    p: str
-    q: str
-    f: int
-    l: int  # noqa: E741 - Binance's name
-    T: int
-    m: bool
-
-
-class _Ticker(Struct):
-    b: str
-    B: str
-    a: str
-    A: str
-
-
-class _Kline(Struct):
-    s: str
-    k: dict[str, Any]
-
-
-class _Book(Struct):
-    lastUpdateId: int
-    bids: list[Level]
-    asks: list[Level]
-    E: int = 0
-
-
-_RAW: Final = msgspec.json.Decoder(_Raw)
-_PLAIN: Final = msgspec.json.Decoder(_Plain)
-_DEPTH: Final = msgspec.json.Decoder(_Depth)
-_TRADE: Final = msgspec.json.Decoder(_Trade)
-_AGG: Final = msgspec.json.Decoder(_Agg)
-_TICKER: Final = msgspec.json.Decoder(_Ticker)
-_KLINE: Final = msgspec.json.Decoder(_Kline)
-_BOOK: Final = msgspec.json.Decoder(_Book)
-
-
-def _split(text: str) -> tuple[str, str] | None:
-    """Return stream name and data of a frame; None for what is no market message."""
-    if text.startswith('{"stream":"'):
-        end = text.index('"', 11)
-        if text.startswith(',"data":', end + 1):
-            return text[11:end], text[end + 9 : -1]
-    try:
-        raw = _RAW.decode(text)
-        return raw.stream, bytes(raw.data).decode()
-    except (msgspec.DecodeError, UnicodeError):
-        pass
-    try:
-        plain = _PLAIN.decode(text)
-    except (msgspec.DecodeError, UnicodeError):
-        return None
-    if not plain.s:
-        return None
-    if not plain.e:
-        return (f"{plain.s.lower()}@bookTicker", text) if isinstance(plain.b, str) else None
-    kind = _RAW_TYPES.get(plain.e, plain.e)
-    if plain.e == "kline" and plain.k is not None:
-        kind = f"kline_{plain.k.get('i', '')}"
-    return f"{plain.s.lower()}@{kind}", text
-
-
-def _event_time(line: Line) -> int | None:
-    found = _EVENT_TIME.search(line.text, 0, 400)
-    return to_ns(int(found[1])) if found else None
-
-
-def _decimals(text: str) -> int:
-    return len(text.partition(".")[2])
-
-
-def _trim(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _scaled(text: str, decimals: int) -> int:
-    return int(Decimal(text).scaleb(decimals))
 
 
 class _Seen(Struct):
@@ -162,17 +62,8 @@ class _Seen(Struct):
 
     def numbers(self, levels: Iterable[Level]) -> None:
         for price, quantity in levels:
-            self.price_decimals = max(self.price_decimals, _decimals(_trim(price)))
-            self.quantity_decimals = max(self.quantity_decimals, _decimals(_trim(quantity)))
-
-
-class _History(Struct):
-    """All trades of a symbol, by id, and what was recorded of the derived types."""
-
-    numbers: Numbers
-    trades: list[MarketTrade]
-    aggs: list[Agg]
-    bars: dict[str, list[Bar]]
+            self.price_decimals = max(self.price_decimals, decimals_of(trim(price)))
+            self.quantity_decimals = max(self.quantity_decimals, decimals_of(trim(quantity)))
 
 
 class RecordedWorld:
@@ -187,7 +78,7 @@ class RecordedWorld:
         self._first_event = 0
         self._last_event = 0
         self._tail = ""
-        spans = [Playlist.scan(path, _event_time, self._visit) for path in source.recordings]
+        spans = [Playlist.scan(path, event_time, self._visit) for path in source.recordings]
         for path, span in zip(source.recordings, spans, strict=True):
             if span.torn:
                 self.notes.append(f"{path} ends in a torn line, which is left out")
@@ -197,23 +88,23 @@ class RecordedWorld:
             raise UsageError(
                 f"no message of {market.venue} in {', '.join(source.recordings)}", hint="is it another exchange's?"
             )
-        found = _EVENT_TIME.search(self._tail)
+        found = EVENT_TIME.search(self._tail)
         self._last_event = to_ns(int(found[1])) if found else self._first_event
         if source.instruments:
             self.exchange_info = _read_info(source.instruments)
         self.symbols = tuple(sorted(self._seen))
-        self._playlist = Playlist(source.recordings, spans, _event_time)
+        self._playlist = Playlist(source.recordings, spans, event_time)
         self._lines = iter(self._playlist)
         self._next = next(self._lines, None)
         self.start = self.position = self._next[0] if self._next else 0
         self.clock = self._first_event or self.start
         self._books = {symbol: TrueBook() for symbol in self.symbols}
         self._book_times = dict.fromkeys(self.symbols, self.clock)
-        self._recent: dict[str, deque[_Depth]] = {symbol: deque(maxlen=1000) for symbol in self.symbols}
+        self._recent: dict[str, deque[Depth]] = {symbol: deque(maxlen=1000) for symbol in self.symbols}
         self._passed: dict[str, list[int]] = {}  # symbol: [first id, last id, count]
         self._last_agg: dict[str, int] = {}
         self._klines = KlineStreams(late=True)
-        self._loaded: dict[str, _History] | None = None
+        self._loaded: dict[str, History] | None = None
 
     # The first pass
 
@@ -223,7 +114,7 @@ class RecordedWorld:
             return
         if line.src != "ws":
             return
-        split = _split(line.text)
+        split = split_frame(line.text)
         if split is None:
             return
         name, data = split
@@ -235,24 +126,24 @@ class RecordedWorld:
         seen.counts[name] = count
         if '"E":' in data:
             if not self._first_event:
-                self._first_event = _event_time(line) or 0
+                self._first_event = event_time(line) or 0
             self._tail = data[:400]
         if count > _SAMPLES:
             return
         try:
             if kind == "depth":
-                depth = _DEPTH.decode(data)
+                depth = DEPTH.decode(data)
                 seen.numbers(depth.b)
                 seen.numbers(depth.a)
             elif kind == "bookTicker":
-                ticker = _TICKER.decode(data)
+                ticker = TICKER.decode(data)
                 seen.numbers(((ticker.b, ticker.B), (ticker.a, ticker.A)))
             elif kind == "trade":
-                trade = _TRADE.decode(data)
+                trade = TRADE.decode(data)
                 seen.trades = True
                 seen.numbers(((trade.p, trade.q),))
             elif kind == "aggTrade":
-                agg = _AGG.decode(data)
+                agg = AGG.decode(data)
                 seen.numbers(((agg.p, agg.q),))
         except msgspec.DecodeError:
             return
@@ -266,7 +157,7 @@ class RecordedWorld:
             return
         seen = self._seen.setdefault(symbol, _Seen({}))
         try:
-            book = _BOOK.decode(line.text)
+            book = BOOK.decode(line.text)
         except msgspec.DecodeError:
             return
         if seen.first_book is None:
@@ -305,7 +196,7 @@ class RecordedWorld:
             return []
         if line.src != "ws":
             return []
-        split = _split(line.text)
+        split = split_frame(line.text)
         if split is None:
             return []
         name, data = split
@@ -313,22 +204,22 @@ class RecordedWorld:
         items = [Item(name, symbol, data)]
         try:
             if kind == "depth":
-                self._apply(symbol, _DEPTH.decode(data))
+                self._apply(symbol, DEPTH.decode(data))
             elif kind == "trade":
-                self._trade(_TRADE.decode(data), items)
+                self._trade(TRADE.decode(data), items)
             elif kind == "aggTrade":
-                agg = _AGG.decode(data)
+                agg = AGG.decode(data)
                 self._last_agg[symbol] = max(agg.a, self._last_agg.get(symbol, -1))
         except msgspec.DecodeError:
             return items
         if self._klines.active:
-            found = _EVENT_TIME.search(data, 0, 200)
+            found = EVENT_TIME.search(data, 0, 200)
             if found:
                 self.clock = max(self.clock, to_ns(int(found[1])))
                 self._updates(self._klines.tick(self.clock), items)
         return items
 
-    def _apply(self, symbol: str, depth: _Depth) -> None:
+    def _apply(self, symbol: str, depth: Depth) -> None:
         book = self._books[symbol]
         self.clock = max(self.clock, to_ns(depth.E))
         if book.known and depth.u > book.last_id:
@@ -341,7 +232,7 @@ class RecordedWorld:
         if symbol is None or symbol not in self._books:
             return
         try:
-            snapshot = _BOOK.decode(line.text)
+            snapshot = BOOK.decode(line.text)
         except msgspec.DecodeError:
             return
         book, recent = self._books[symbol], self._recent[symbol]
@@ -358,7 +249,7 @@ class RecordedWorld:
                 book.apply(depth.u, depth.b, depth.a)
                 self._book_times[symbol] = to_ns(depth.E)
 
-    def _trade(self, trade: _Trade, items: list[Item]) -> None:
+    def _trade(self, trade: Trade, items: list[Item]) -> None:
         passed = self._passed.get(trade.s)
         if passed is None:
             self._passed[trade.s] = [trade.t, trade.t, 1]
@@ -367,7 +258,7 @@ class RecordedWorld:
             passed[2] += 1
         if self._klines.active:
             numbers = self._history(trade.s).numbers
-            price, quantity = _scaled(trade.p, numbers.price_decimals), _scaled(trade.q, numbers.quantity_decimals)
+            price, quantity = scaled(trade.p, numbers.price_decimals), scaled(trade.q, numbers.quantity_decimals)
             made = MarketTrade(trade.s, trade.t, to_ns(trade.T), price, quantity, trade.m)
             self._updates(self._klines.trade(made, numbers.amount(price, quantity), self.clock), items)
 
@@ -448,85 +339,16 @@ class RecordedWorld:
 
     def first_snapshot(self, symbol: str, limit: int) -> Snapshot:
         """The first recorded snapshot."""
-        book = _BOOK.decode(self._seen[symbol].first_book or b"")
+        book = BOOK.decode(self._seen[symbol].first_book or b"")
         ts = to_ns(book.E) if book.E else self.clock
         return Snapshot(book.lastUpdateId, ts, book.bids[:limit], book.asks[:limit])
 
     # Trades
 
-    def _history(self, symbol: str) -> _History:
+    def _history(self, symbol: str) -> History:
         if self._loaded is None:
-            self._loaded = self._load()
+            self._loaded = load_history(self._market, self._playlist, self.listed())
         return self._loaded[symbol]
-
-    def _load(self) -> dict[str, _History]:
-        trades: dict[str, dict[int, _Trade]] = {s: {} for s in self.symbols}
-        aggs: dict[str, dict[int, _Agg]] = {s: {} for s in self.symbols}
-        klines: dict[str, dict[tuple[str, int], dict[str, Any]]] = {s: {} for s in self.symbols}
-        for _, line in self._playlist:
-            split = _split(line.text) if line.src == "ws" else None
-            if split is None:
-                continue
-            symbol, kind = self._kind(split[0])
-            try:
-                if kind == "trade":
-                    trade = _TRADE.decode(split[1])
-                    trades[symbol].setdefault(trade.t, trade)
-                elif kind == "aggTrade":
-                    agg = _AGG.decode(split[1])
-                    aggs[symbol].setdefault(agg.a, agg)
-                elif kind.startswith("kline_") and "@" not in kind:
-                    k = _KLINE.decode(split[1]).k
-                    klines[symbol][k["i"], int(k["t"])] = k
-            except (msgspec.DecodeError, KeyError):
-                continue
-        sizes = {entry.symbol: entry.contract_size for entry in self.listed()}
-        return {s: self._make(s, trades[s], aggs[s], klines[s], sizes[s]) for s in self.symbols}
-
-    def _make(
-        self,
-        symbol: str,
-        trades: dict[int, _Trade],
-        aggs: dict[int, _Agg],
-        klines: dict[tuple[str, int], dict[str, Any]],
-        size: int,
-    ) -> _History:
-        prices = [t.p for t in trades.values()] + [a.p for a in aggs.values()] + [k["c"] for k in klines.values()]
-        quantities = [t.q for t in trades.values()] + [a.q for a in aggs.values()] + [k["v"] for k in klines.values()]
-        pd = max((_decimals(p) for p in prices), default=self._seen[symbol].price_decimals)
-        qd = max((_decimals(q) for q in quantities), default=self._seen[symbol].quantity_decimals)
-        numbers = Numbers(self._market, pd, qd, size)
-        made = [
-            MarketTrade(symbol, i, to_ns(t.T), _scaled(t.p, pd), _scaled(t.q, qd), t.m)
-            for i, t in sorted(trades.items())
-        ]
-        if aggs:
-            joined = [
-                Agg(i, to_ns(a.T), _scaled(a.p, pd), _scaled(a.q, qd), a.f, a.l, a.m) for i, a in sorted(aggs.items())
-            ]
-        else:
-            joined = aggregate(made, made[0].id) if made else []
-        bars: dict[str, list[Bar]] = {}
-        for (interval, _), k in sorted(klines.items(), key=lambda item: item[0][1]):
-            ad = numbers.amount_decimals
-            bars.setdefault(interval, []).append(
-                Bar(
-                    to_ns(int(k["t"])),
-                    bounds(to_ns(int(k["t"])), interval)[1],
-                    _scaled(k["o"], pd),
-                    _scaled(k["h"], pd),
-                    _scaled(k["l"], pd),
-                    _scaled(k["c"], pd),
-                    first_id=int(k["f"]),
-                    last_id=int(k["L"]),
-                    volume=_scaled(k["v"], qd),
-                    amount=_scaled(k["q"], ad),
-                    count=int(k["n"]),
-                    buy_volume=_scaled(k["V"], qd),
-                    buy_amount=_scaled(k["Q"], ad),
-                )
-            )
-        return _History(numbers, made, joined, bars)
 
     def _passed_trades(self, symbol: str) -> list[MarketTrade]:
         passed = self._passed.get(symbol)

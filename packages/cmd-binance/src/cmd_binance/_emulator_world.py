@@ -13,7 +13,7 @@ from cmd_common.simulation import MarketTrade
 
 from ._emulator_market import Agg, Bar, Numbers
 
-__all__ = ["BinanceWorld", "Listed", "Snapshot", "split_stream"]
+__all__ = ["BinanceWorld", "Level", "Listed", "Snapshot", "split_stream"]
 
 Level = tuple[str, str]
 

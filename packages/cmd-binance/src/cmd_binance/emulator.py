@@ -203,7 +203,10 @@ class BinanceEmulator(TimelineEmulator):
         if method != "GET":
             return HttpResponse(405, b"", {"content-type": "text/plain", "allow": "GET"}, "Method Not Allowed")
         if self._rest.handles(path):
-            return self._rest.respond(path, query, headers, now)
+            result = self._rest.respond(path, query, headers, now)
+            if path.endswith("/depth") and isinstance(result, HttpResponse) and result.status == 200:
+                self._gave_snapshot(query, now)
+            return result
         if self._archive.handles(path, query):
             return self._archive.respond(path, query, headers)
         return _not_found()
@@ -213,8 +216,15 @@ class BinanceEmulator(TimelineEmulator):
         path, _, query = target.partition("?")
         result = self._rest.answer(path, query, headers)
         if isinstance(result, HttpResponse):
-            self.snapshot_given(now)
+            self._gave_snapshot(query, now)
         return result
+
+    def _gave_snapshot(self, query: str, now: int) -> None:
+        self.snapshot_given((parse_qs(query).get("symbol") or [""])[0], now)
+
+    def book_key(self, item: Item) -> str | None:
+        """Return the symbol of a depth message."""
+        return item.symbol if split_stream(item.stream)[1] == "depth" else None
 
     def known(self, key: str) -> bool:
         """Whether the book of a symbol is known."""

@@ -7,7 +7,8 @@ Theory of operation. The timeline runs once a process. It starts ``start_delay``
 subscription, or at once when ``expected_streams`` are subscribed. At a finite speed it then runs with the
 host's clock, whoever listens. As fast as possible (speed 0) time means nothing, so the timeline also
 waits: for clients that lost their connection, until their streams are subscribed again (at most
-``RETURN_LIMIT``), and a moment after each book snapshot, so that a client's buffer of deltas stays small.
+``RETURN_LIMIT``), a moment after each book snapshot, so that a client's buffer of deltas stays small, and
+after a damaged book message until the client has asked for a new snapshot (at most ``_NOTICE_LIMIT``).
 Messages that nobody subscribed are skipped. When everything was sent every connection is closed with
 code 4000; one that comes later is closed as soon as it has subscribed.
 """
@@ -33,6 +34,7 @@ _SECOND = 1_000_000_000
 RETURN_LIMIT = 30 * _SECOND
 PENDING_LIMIT = 60 * _SECOND
 _SNAPSHOT_PAUSE = 20_000_000
+_NOTICE_LIMIT = 400_000_000
 _TRUTH_PATH = "/__replay/truth"
 
 
@@ -150,6 +152,8 @@ class TimelineEmulator(ABC):
         self._swap: dict[str, list[tuple[Item, int]]] = {}  # reordered: waits for the next of its stream
         self._silent: list[tuple[int, FaultPlan, frozenset[str]]] = []  # (timeline ns, plan, streams; none: by plan)
         self._order = 0
+        self._damaged: dict[str, str] = {}  # stream whose next message shows a client its gap: key of its book
+        self._noticed: dict[str, int] = {}  # book whose resync is waited for: wall time until which
         self._pending: list[_Waiting] = []
         self._tokens = 0
 
@@ -201,6 +205,10 @@ class TimelineEmulator(ABC):
 
     def subscribed(self, stream: str) -> None:  # noqa: B027 - optional
         """A world's stream has its first subscriber."""
+
+    def book_key(self, item: Item) -> str | None:
+        """Return the key of the book that is broken when this message is lost; None for other streams."""
+        return None
 
     def garbage(self, form: str, item: Item, size: int) -> str:
         """Return an extra frame for the fault malformed."""
@@ -377,7 +385,8 @@ class TimelineEmulator(ABC):
         fast = self.source.speed == 0
         if fast:
             self._lost = {stream: until for stream, until in self._lost.items() if until > now}
-            hold = max([self._hold_until, *self._lost.values()])
+            self._noticed = {key: until for key, until in self._noticed.items() if until > now}
+            hold = max([self._hold_until, *self._lost.values(), *self._noticed.values()])
             if hold > now:
                 _sooner(out, hold)
                 return
@@ -407,7 +416,7 @@ class TimelineEmulator(ABC):
                 return
             for item in self.world.step():
                 self._emit(item, ts, out, now)
-            if fast and (self._lost or self._hold_until > now):
+            if fast and (self._lost or self._noticed or self._hold_until > now):
                 break
             if self._pending and any(self._due(waiting) for waiting in self._pending):
                 break
@@ -421,6 +430,9 @@ class TimelineEmulator(ABC):
         if not self.injector.frame_plans:
             self._send(item, 0, out)
             return
+        damaged = self._damaged.pop(item.stream, None)
+        if damaged is not None and self.source.speed == 0:
+            self._noticed[damaged] = now + _NOTICE_LIMIT
         for until, plan, streams in self._silent:
             if ts < until and (item.stream in streams if streams else plan.matches(item.stream, item.symbol)):
                 self.injector.log("lost", cause=plan.kind, **self._facts(item, ts))
@@ -453,6 +465,8 @@ class TimelineEmulator(ABC):
                 out.frames.extend(Text(c.number, text) for c, _ in self._subscribers[item.stream])
                 continue
             self.injector.log(kind, **facts)
+            if kind in ("drop", "tear", "reorder", "delay") and (key := self.book_key(item)) is not None:
+                self._damaged[item.stream] = key
             if kind == "drop":
                 copies = -1
             elif kind == "repeat" and copies >= 0:
@@ -504,8 +518,9 @@ class TimelineEmulator(ABC):
         """Whether what a request waits for is there."""
         return False
 
-    def snapshot_given(self, now: int) -> None:
+    def snapshot_given(self, key: str, now: int) -> None:
         """Call when a book snapshot was given out: as fast as possible leaves the client a moment for it."""
+        self._noticed.pop(key, None)
         if self.source.speed == 0:
             self._hold_until = max(self._hold_until, now + _SNAPSHOT_PAUSE)
 
