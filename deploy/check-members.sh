@@ -7,7 +7,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 uv="$tools/bin/uv"
 python=$(find_python)
-"$tools/bin/hatch" build --all --clean >"$work/build.log" 2>&1 || {
+rm -rf dist # not --clean: that removes what the member before built
+"$tools/bin/hatch" build --all >"$work/build.log" 2>&1 || {
   cat "$work/build.log" >&2
   die "hatch build --all failed"
 }
@@ -21,7 +22,7 @@ for package in packages/*; do
 import importlib, pkgutil, sys
 
 top = importlib.import_module(sys.argv[1])
-optional = {"cmd_feed.fast"}  # needs the extra of the same name
+optional = {"cmd_feed.fastws"}  # needs the extra "fast"
 count = 0
 for info in pkgutil.walk_packages(top.__path__, top.__name__ + "."):
     if info.name in optional or ".testing" in info.name or info.name.endswith("__main__"):
