@@ -269,7 +269,7 @@ def pack_levels(pairs: Iterable[tuple[float, float]]) -> bytes:
 
 def levels(side: bytes | memoryview) -> Iterator[tuple[float, float]]:
     """Yield the ``(price, quantity)`` pairs of a packed side, in stored order."""
-    return _PAIR.iter_unpack(side)  # type: ignore[return-value]
+    return _PAIR.iter_unpack(side)
 
 
 def full_name(venue: str, symbol: str) -> str:
