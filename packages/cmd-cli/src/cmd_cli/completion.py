@@ -243,7 +243,7 @@ def _fish(commands: Sequence[_Command]) -> str:
         "function __cmd_cli_list",
         "    set -l prefix (string match -r '.*,' -- (commandline -ct))",
         "    for word in $argv",
-        "        echo $prefix$word",
+        '        echo "$prefix$word"',
         "    end",
         "end",
         "complete -c cmd-cli -f",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cmd_cli.command import Cmd, Run, flag
 
 if TYPE_CHECKING:
+    from cmd_cli.output import Output
     from cmd_common.commands import LiveSource
 
-__all__ = ["command"]
+__all__ = ["Held", "command"]
 
 
 def _watch(**flags: object) -> int:
@@ -32,15 +35,47 @@ def _watch(**flags: object) -> int:
         endpoints=values.endpoints(run.get("endpoint"), venues),
         proxy=run.get("proxy"),
     )
-    plain = bool(run.get("plain") or run.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb")
+    screen = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not run.json
+    # textual draws on stderr
+    plain = bool(run.get("plain")) or not screen or not sys.stderr.isatty()
     with run.output() as output:
-        source: LiveSource = load("cmd.sources", "live")(options, output)
-        if plain:
-            _plain(source, run.json, run.get("duration"))
-        else:
-            output.quiet = True  # words would tear the screen
-            _app(source, run.get("duration"))
+        reporter = Held(output) if screen else output
+        try:
+            source: LiveSource = load("cmd.sources", "live")(options, reporter)
+            if plain:
+                _plain(source, run.json, run.get("duration"))
+            else:
+                _app(source, run.get("duration"))
+        finally:
+            if isinstance(reporter, Held):
+                reporter.release()
     return 0
+
+
+class Held:
+    """A reporter for a full screen: words would tear it, so the last warnings are said when it is gone."""
+
+    def __init__(self, output: Output, limit: int = 20) -> None:
+        self._output = output
+        self._warnings: deque[str] = deque(maxlen=limit)
+
+    def info(self, message: str) -> None:
+        """Say nothing: the screen shows the states."""
+
+    def warn(self, message: str) -> None:
+        """Keep a warning."""
+        self._warnings.append(message)
+
+    def ready(self, facts: Mapping[str, Any]) -> None:
+        """Say nothing."""
+
+    def progress(self, task: str, done: int, total: int | None, *, unit: str = "bytes") -> None:
+        """Say nothing."""
+
+    def release(self) -> None:
+        """Say the warnings."""
+        while self._warnings:
+            self._output.warn(self._warnings.popleft())
 
 
 def _plain(source: LiveSource, json: bool, duration: int | None) -> None:

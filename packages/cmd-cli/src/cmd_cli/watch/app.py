@@ -82,10 +82,13 @@ class WatchApp(App[None]):
     #candles { height: 1fr; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q,ctrl+c", "quit", "quit", priority=True),
-        Binding("n,right,tab", "step(1)", "next", priority=True),
-        Binding("p,left,shift+tab", "step(-1)", "previous", priority=True),
+        Binding("q", "quit", "quit"),
+        Binding("n", "step(1)", "next"),
+        Binding("p", "step(-1)", "previous"),
         Binding("t", "theme", "light/dark"),
+        Binding("ctrl+c", "quit", show=False, priority=True),
+        Binding("right,tab", "step(1)", show=False, priority=True),
+        Binding("left,shift+tab", "step(-1)", show=False, priority=True),
         *(Binding(str(n), f"choose({n - 1})", show=False) for n in range(1, 10)),
     ]
 

@@ -89,33 +89,37 @@ def _middle(book: OrderBook, prices: int, stale: bool) -> Line:
 
 def trades(market: Market | None, width: int, height: int) -> list[Line]:
     """The last trades, newest first."""
-    lines: list[Line] = [fit([("time (UTC)      side             price         quantity", "head")], width)]
-    if market is None or not market.trades:
-        return [*lines, [("no trades yet", "dim")]]
-    shown = list(market.trades)[: -max(1, height) : -1]
+    shown = list(market.trades)[: -max(1, height) : -1] if market else []
     prices, sizes = decimals([t.price for t in shown]), decimals([t.quantity for t in shown])
-    for trade in shown:
-        role: Role = "bid" if trade.side == "buy" else "ask" if trade.side == "sell" else ""
-        text = f"{clock(trade.ts_event)} {trade.side:<7} {trade.price:>14,.{prices}f} {trade.quantity:>16,.{sizes}f}"
-        lines.append(fit([(text, role)], width))
-    return lines
+    rows = [[clock(t.ts_event), t.side, f"{t.price:,.{prices}f}", f"{t.quantity:,.{sizes}f}"] for t in shown]
+    roles: list[Role] = ["bid" if t.side == "buy" else "ask" if t.side == "sell" else "" for t in shown]
+    return _columns(["time (UTC)", "side", "price", "quantity"], rows, roles, width, "no trades yet")
 
 
 def candles(market: Market | None, width: int, height: int) -> list[Line]:
     """The last candles, newest first."""
     found = market.last_candles(height - 1) if market else []
-    interval = found[0].interval if found else ""
-    head = f"{interval or 'candle':<8} {'open':>12} {'high':>12} {'low':>12} {'close':>12} {'volume':>12}"
-    lines: list[Line] = [fit([(head, "head")], width)]
-    if not found:
-        return [*lines, [("no candles yet", "dim")]]
     places = decimals([p for c in found for p in (c.open, c.high, c.low, c.close)])
+    rows = []
     for c in found:
         at = datetime.fromtimestamp(c.open_time // 1_000_000_000, UTC)
-        text = f"{at:%H:%M:%S} " + " ".join(f"{p:>12,.{places}f}" for p in (c.open, c.high, c.low, c.close))
-        text += f" {c.volume:>12,.3f}" + (" ..." if c.state == "provisional" else "")
-        lines.append(fit([(text, "bid" if c.close >= c.open else "ask")], width))
-    return lines
+        prices = [f"{p:,.{places}f}" for p in (c.open, c.high, c.low, c.close)]
+        rows.append([f"{at:%H:%M:%S}", *prices, f"{c.volume:,.3f}", "..." if c.state == "provisional" else ""])
+    roles: list[Role] = ["bid" if c.close >= c.open else "ask" for c in found]
+    head = [found[0].interval if found else "candle", "open", "high", "low", "close", "volume", ""]
+    return _columns(head, rows, roles, width, "no candles yet")
+
+
+def _columns(head: list[str], rows: list[list[str]], roles: list[Role], width: int, empty: str) -> list[Line]:
+    """Rows in columns as narrow as their text; the first is left-aligned."""
+    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
+
+    def text(row: list[str]) -> str:
+        return " ".join(c.ljust(w) if n == 0 else c.rjust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)))
+
+    lines = [fit([(text(head), "head")], width)]
+    lines += [fit([(text(row), role)], width) for row, role in zip(rows, roles, strict=True)]
+    return lines if rows else [*lines, fit([(empty, "dim")], width)]
 
 
 def one_line(view: View, name: str) -> dict[str, object]:
