@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Checks that each distribution declares what it imports and nothing else (deptry, per package).
+# shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 status=0
 for package in packages/*; do

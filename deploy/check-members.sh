@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves that every distribution works alone: builds all wheels, installs each into an environment of its own with only its
 # declared dependencies, imports every module of it, and runs what can run there. Then installs all wheels into one clean environment.
+# shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 setup_tools
 work=$(mktemp -d)
