@@ -1,0 +1,73 @@
+"""The examples of every --help are run as they stand, against a replay on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from cmd_cli.command import Cmd
+from cmd_cli.main import COMMANDS, cli
+
+from .conftest import finish, replaying
+
+
+def _examples() -> list[tuple[str, str]]:
+    found = []
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert isinstance(command, Cmd)
+        found += [(name, line) for _, line in command.examples]
+    return found
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """A simulated Binance spot with the two days of history that the examples ask for."""
+    with replaying(
+        "--exchange", "binance-spot", "--simulate", "--symbols", "BTCUSDT,ETHUSDT", "--start", "2024-08-10T12:00:00"
+    ) as endpoints:
+        yield endpoints["binance-spot"]
+
+
+def run(line: str, *, endless: bool) -> tuple[int, str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {line}" if line.startswith("cmd-cli") else line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    first = ""
+    if endless:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+    ran = finish(process, signal.SIGTERM if endless else None)
+    return ran.code, first + ran.out, ran.err
+
+
+@pytest.mark.parametrize(("name", "line"), _examples(), ids=lambda v: v.removeprefix("cmd-cli ")[:50])
+def test_the_example_runs(endpoint: str, monkeypatch: pytest.MonkeyPatch, name: str, line: str) -> None:
+    monkeypatch.setenv("CMD_ENDPOINT", endpoint)
+    if name == "query":
+        record = "cmd-cli record --exchange binance-spot --symbols BTCUSDT --types trades,book --store parquet:data"
+        code, _, err = run(f"{record} --duration 2s", endless=False)
+        assert code == 0, err
+    endless = name == "replay" or (name == "watch" and "--duration" not in line)
+    code, out, err = run(line, endless=endless)
+    assert code == 0, err
+    assert "error" not in err.casefold()
+    if "--json" in line:
+        json.loads(out if name in ("query", "symbols") else out.splitlines()[-1])
+    if name in ("symbols", "query", "replay", "watch", "record", "archive"):
+        assert out.strip()
+    if name == "record":
+        assert any(Path("data").iterdir())
