@@ -236,7 +236,6 @@ class OrderBook:
             self._bid_mark = max(self._bid_mark, self._bid_floor)
             if self._bid_cut < worst:
                 del self._bid_near[: bisect_left(self._bid_near, worst)]
-                self._bid_cut = worst
             self._fit_bids()
         if len(self._asks) > limit:
             kept = nsmallest(limit, self._asks)
@@ -246,7 +245,6 @@ class OrderBook:
             self._ask_mark = min(self._ask_mark, self._ask_ceiling)
             if self._ask_cut > worst:
                 del self._ask_near[bisect_right(self._ask_near, worst) :]
-                self._ask_cut = worst
             self._fit_asks()
 
     # -- reading ------------------------------------------------------------------------------
