@@ -130,6 +130,8 @@ class BinanceExchange:
                 )
         if not subscription.types or not subscription.symbols:
             raise UsageError(f"{self.venue}: nothing to subscribe", hint="give at least one symbol and one type")
+        if subscription.snapshot_every <= 0:
+            raise UsageError(f"{self.venue}: snapshot_every must be positive, not {subscription.snapshot_every}")
         if "candles" in subscription.types:
             for interval in subscription.intervals:
                 if interval not in self.intervals:

@@ -9,10 +9,11 @@ written from the book itself, at the update that it has reached.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import chain
 from operator import itemgetter
+from struct import Struct
 from typing import Any, Final
 
 from cmd_common.builder import Applied, OrderBookBuilder
@@ -42,7 +43,6 @@ _PRICE: Final = itemgetter(0)
 # A REST snapshot with exactly so many levels was cut off there, whatever was asked for.
 _REST_LIMITS: Final = frozenset((5, 10, 20, 50, 100, 500, 1000, 5000))
 _RETRY_MOST: Final = 30  # s between two snapshot requests of a symbol that keep failing
-_BIG_ENDIAN: Final = array("H", [1]).tobytes() == b"\x00\x01"
 
 
 class Books(Control):
@@ -90,21 +90,15 @@ class Books(Control):
                 out.records.append(
                     BookDelta(ts, now, self.venue, d.s, builder.epoch, d.u, d.U, _pack(bids, True), _pack(asks, False))
                 )
-            if ts // self._every != st.bucket:
-                self._periodic(st, builder, ts, now, out)
+            if ts >= st.bucket_end:  # the first delta of a bucket of event time; the sync wrote the first snapshot
+                st.bucket_end = (ts // self._every + 1) * self._every
+                out.records.append(self._book_record(st, builder, ts, now))
         elif applied is _GAP:
             self._book_lost(st, builder.gap_reason, now, out)
         elif applied is _DROPPED:
             self.counters.duplicates += 1
         if builder.needs_snapshot and not st.awaiting:
             self._ask(st, now, out)
-
-    def _periodic(self, st: SymbolState, builder: OrderBookBuilder, ts: int, now: int, out: Output) -> None:
-        """Write a snapshot with the first delta of each bucket of event time; the sync wrote the first one."""
-        first = st.bucket == 0
-        st.bucket = ts // self._every
-        if not first:
-            out.records.append(self._book_record(st, builder, ts, now))
 
     def _book_record(self, st: SymbolState, builder: OrderBookBuilder, ts: int, now: int) -> BookSnapshot:
         book = builder.book
@@ -137,7 +131,7 @@ class Books(Control):
         out.records.append(
             BookSnapshot(ts, now, self.venue, st.symbol, epoch, epoch, known_bids, known_asks, bids, asks)
         )
-        st.bucket = ts // self._every
+        st.bucket_end = (ts // self._every + 1) * self._every
 
     def _book_lost(self, st: SymbolState, reason: str, now: int, out: Output) -> None:
         builder = st.builder
@@ -202,7 +196,7 @@ class Books(Control):
         elif refresh:
             ts = builder.book.ts_event
             out.records.append(self._book_record(st, builder, ts, now))
-            st.bucket = ts // self._every
+            st.bucket_end = (ts // self._every + 1) * self._every
         else:
             st.pending = (depth.lastUpdateId, len(bids), len(asks), pack_levels(bids), pack_levels(asks))
             for first, last, _, delta_bids, delta_asks, ts in result.replayed:
@@ -288,12 +282,16 @@ class Books(Control):
         )
 
 
+@cache
+def _packer(levels: int) -> Callable[..., bytes]:
+    return Struct(f"<{2 * levels}d").pack
+
+
 def _pack(side: list[tuple[float, float]], descending: bool) -> bytes:
     """Pack a side best first; the exchange's own order differs by market."""
-    if not side:
-        return b""
-    if len(side) > 1:
+    n = len(side)
+    if n > 1:
         side = sorted(side, key=_PRICE, reverse=descending)
-    if _BIG_ENDIAN:
-        return pack_levels(side)
-    return array("d", chain.from_iterable(side)).tobytes()
+    elif not n:
+        return b""
+    return _packer(n)(*chain.from_iterable(side))

@@ -69,7 +69,7 @@ class SymbolState:
         "awaiting",
         "book_gap",
         "book_state",
-        "bucket",
+        "bucket_end",
         "builder",
         "candles",
         "depth",
@@ -96,7 +96,7 @@ class SymbolState:
         self.book_state = "EMPTY"  # as last reported
         self.book_gap: tuple[int, int, str] | None = None  # event time and id of the last good update, and why
         self.pending: tuple[int, int, int, bytes, bytes] | None = None  # snapshot to be written with the next delta
-        self.bucket = 0  # of the last periodic snapshot
+        self.bucket_end = 0  # event time from which the next periodic snapshot is due
         self.awaiting = False  # a snapshot request is under way
         self.attempts = 0  # snapshots refused or failed in a row
         self.retry_at = 0  # ns; 0: no retry waits
