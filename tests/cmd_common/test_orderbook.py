@@ -48,7 +48,7 @@ class Model:
         assert book.best_bid == (bids[0] if bids else None)
         assert book.best_ask == (asks[0] if asks else None)
         assert len(book) == len(bids) + len(asks)
-        for depth in (0, 1, 20, 70, 10_000):
+        for depth in (0, 1, 20, len(book._bid_near) + 1, len(book._ask_near) + 1, 10_000):
             assert book.bids(depth) == bids[:depth]
             assert book.asks(depth) == asks[:depth]
         assert book.packed_bids(20) == pack_levels(bids[:20])
