@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -385,3 +387,13 @@ def test_tick_sizes_reach_the_books(any_case: ConformanceCase) -> None:
     harness = Harness(any_case, types=("book",))
     for symbol in any_case.symbols:
         assert harness.book(symbol).tick_size == Decimal("0.01")
+
+
+def test_comments_point_to_headings_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "exchanges.md").read_text()
+    headings = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", page, re.M)}
+    package = root / "packages" / "cmd-binance" / "src" / "cmd_binance"
+    links = {a for f in package.glob("*.py") for a in re.findall(r"exchanges\.md#([\w-]+)", f.read_text())}
+    assert len(links) >= 6
+    assert links <= headings
