@@ -223,6 +223,39 @@ def test_a_correction_is_carried_through_filled_intervals() -> None:
     candles.check()
 
 
+def test_a_late_trade_that_leaves_the_close_alone_corrects_one_candle_only() -> None:
+    candles = builder(empty="fill")
+    candles.trade(trade(2, T0 + 9, 7.0))
+    candles.trade(trade(3, T0 + 3 * MINUTE, 9.0))
+    assert [c.open_time for c in candles.trade(trade(1, T0, 8.0))] == [T0]
+    candles.check()
+
+
+def test_a_first_trade_that_comes_after_its_time_fills_what_is_closed_and_waits_for_the_rest() -> None:
+    candles = builder(empty="fill", lateness=200 * S)
+    assert candles.trade(trade(2, T0 + 6 * MINUTE, 9.0)) == []
+    late = candles.trade(trade(1, T0, 7.0))
+    assert [((c.open_time - T0) // MINUTE, c.state) for c in late] == [(0, "corrected"), (1, "corrected")]
+    candles.check()
+    rest = candles.tick(T0 + 7 * MINUTE + 200 * S)
+    assert [((c.open_time - T0) // MINUTE, c.close) for c in rest] == [(2, 7.0), (3, 7.0), (4, 7.0), (5, 7.0), (6, 9.0)]
+    candles.check()
+
+
+@pytest.mark.parametrize("interval", ["1m", "1M"])
+def test_the_last_close_is_carried_on_when_its_candle_is_forgotten(interval: str) -> None:
+    candles = builder(interval, empty="fill", history=0)
+    candles.trade(trade(1, T0, 7.0))
+    at = T0
+    for _ in range(4):
+        at = interval_bounds(at, interval)[1]
+        (final,) = candles.tick(at)
+        assert (final.close_time, final.close) == (at, 7.0)
+        candles.check()
+    assert candles.trade(trade(2, T0 + 1, 8.0)) == []
+    assert candles.too_late == 1
+
+
 def test_a_jump_in_time_does_not_fill_memory() -> None:
     candles = builder("1s", empty="fill", max_fill=1000)
     candles.trade(trade(1, T0))

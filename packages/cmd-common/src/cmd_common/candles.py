@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from datetime import UTC, datetime
-from difflib import get_close_matches  # case matters here: 1m is not 1M
 from functools import lru_cache
 from math import fsum
 from typing import Final, Literal
@@ -49,6 +48,8 @@ def _parse(interval: str) -> tuple[int, int, int]:
     """Return (length in ns, offset in ns, months); months is 0 unless the interval is of calendar months."""
     match = re.fullmatch(r"([1-9]\d{0,5})([smhdwM])", interval, re.ASCII)
     if match is None:
+        from difflib import get_close_matches  # case matters here, 1m is not 1M
+
         raise UnknownNameError(
             "interval", interval, get_close_matches(interval, INTERVALS), hint="such as 1s, 1m, 1h, 1d, 1w, 1M"
         )
@@ -301,7 +302,6 @@ class CandleBuilder:
             self.duplicates += 1
             return []
         if closes + self.lateness > self.watermark:
-            self._due = min(self._due, closes + self.lateness)
             if self.empty == "fill":
                 self._next_fill = opened if self._next_fill is None else min(self._next_fill, opened)
             return self._advance(ts)
@@ -409,8 +409,7 @@ class CandleBuilder:
             bar = self._bars.pop(opened)
             if opened > newest:
                 newest, self._carry = opened, bar.close
-        waiting = [bar.close_time for bar in self._bars.values() if bar.state == "provisional"]
-        self._due = min([closes, *waiting]) + self.lateness
+        self._due = closes + self.lateness  # no open interval closes before the one that time has settled in
 
     def _candle(self, bar: _Bar) -> Candle:
         return Candle(
