@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from cmd_common.builder import OrderBookBuilder
@@ -18,6 +20,7 @@ from cmd_common.errors import BlockedError, RateLimitError, VenueError
 from cmd_common.exchange import Endpoints, Limits
 from cmd_common.feed import FeedCounters, FetchSnapshot, Output, Reconnect, Send, Subscription
 from cmd_common.http import HttpRequest, HttpResponse
+from cmd_common.recording import read
 from cmd_common.records import FeedStatus, Gap, Quote
 from cmd_common.seams import Clock, Net, SystemClock, system_rng
 from cmd_feed.budget import WeightBudget
@@ -203,13 +206,21 @@ class TinyServer:
             async for message in connection:
                 self.received.append((asyncio.get_running_loop().time(), str(message)))
 
-        reader = asyncio.create_task(read())
+        tasks = [
+            asyncio.create_task(read()),
+            asyncio.create_task(connection.wait_closed()),
+            asyncio.ensure_future(self.script(self, connection, number)),
+        ]
         try:
-            await self.script(self, connection, number)
+            await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.open.discard(connection)
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:  # a client that goes while it is sent to is no failure of the server
+            if isinstance(result, Exception) and not isinstance(result, ConnectionClosed):
+                raise result
 
     async def wait_received(self, n: int) -> None:
         """Wait until clients sent ``n`` frames in all."""
@@ -335,3 +346,98 @@ async def _until(condition: Callable[[], object], what: str = "") -> None:
 def until() -> Callable[[Callable[[], object]], Any]:
     """Wait until a condition holds; 20 s is a hang, not a measure."""
     return _until
+
+
+def _exchange_info(symbols: Sequence[str]) -> bytes:
+    return json.dumps(
+        {
+            "timezone": "UTC",
+            "serverTime": 1,
+            "symbols": [
+                {
+                    "symbol": s,
+                    "status": "TRADING",
+                    "baseAsset": s.removesuffix("USDT"),
+                    "quoteAsset": "USDT",
+                    "filters": [
+                        {"filterType": "PRICE_FILTER", "minPrice": "0.01", "maxPrice": "1000000", "tickSize": "0.01"},
+                        {"filterType": "LOT_SIZE", "minQty": "0.00001", "maxQty": "9000", "stepSize": "0.00001"},
+                        {"filterType": "NOTIONAL", "minNotional": "5.0"},
+                    ],
+                }
+                for s in symbols
+            ],
+        }
+    ).encode()
+
+
+class SpotServer(TinyServer):
+    """Binance spot's recorded frames behind a minimal server; cmd-replay is the complete one."""
+
+    def __init__(self, recording: Path) -> None:
+        super().__init__()
+        lines = list(read(recording))
+        self.frames = [line.text for line in lines if line.src == "ws"]
+        self.depth = next(line.text for line in lines if line.src == "rest").encode()
+        self.close_code = 4000
+        self.pause_after: int | None = None
+        self.resume = asyncio.Event()
+        self.symbols = ["BTCUSDT", "ETHUSDT"]
+        self.on_depth: Callable[[int], tuple[int, dict[str, str], bytes] | None] = lambda n: None
+        self.depths = 0
+        self.rest = self._answer
+        self.script = self._play
+
+    def _answer(self, path: str, n: int) -> tuple[int, dict[str, str], bytes]:
+        if path.startswith("/api/v3/exchangeInfo"):
+            return 200, {"X-MBX-USED-WEIGHT-1M": "20"}, _exchange_info(self.symbols)
+        if path.startswith("/api/v3/depth"):
+            self.depths += 1
+            return self.on_depth(self.depths) or (200, {"X-MBX-USED-WEIGHT-1M": "270"}, self.depth)
+        return 404, {}, b"{}"
+
+    async def _play(self, server: TinyServer, connection: ServerConnection, number: int) -> None:
+        seen = len(self.received)
+        while len(self.received) == seen:  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+        for _, text in self.received[seen:]:
+            await connection.send(json.dumps({"result": None, "id": json.loads(text)["id"]}))
+        for n, frame in enumerate(self.frames):
+            if n == self.pause_after and number == 1:
+                await self.resume.wait()
+            await connection.send(frame)
+        await connection.close(self.close_code)
+
+
+@pytest.fixture
+async def spot(recordings: Path) -> AsyncIterator[SpotServer]:
+    server = SpotServer(recordings / "binance_spot" / "hft_btcusdt_20240808_first40s.ndjson")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+class Words:
+    """A Reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.infos: list[str] = []
+        self.warnings: list[str] = []
+        self.steps: list[tuple[str, int, int | None]] = []
+
+    def info(self, message: str) -> None:
+        self.infos.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def ready(self, facts: Mapping[str, Any]) -> None:
+        raise AssertionError("nothing is served here")
+
+    def progress(self, task: str, done: int, total: int | None, *, unit: str = "bytes") -> None:
+        self.steps.append((task, done, total))
+
+
+@pytest.fixture
+def words() -> Words:
+    return Words()
