@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -103,19 +104,17 @@ class ParquetFileWriter:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
-        self._sink.close()
+        self._sink.finish()
         self._disk.sync(self.path)
         return self._sink.size, self._sink.crc
 
     def abandon(self) -> None:
         """Drop the file; never raises an Exception."""
+        self._sink.drop()
         writer, self._writer = self._writer, None
-        try:
-            if writer is not None:
+        if writer is not None:
+            with suppress(Exception):  # after a failed write pyarrow may refuse to close
                 writer.close()
-        except Exception:  # a file that could not be written cannot be closed either
-            pass
-        self._sink.closed = True
         try:
             self._disk.remove(self.path)
         except OSError:

@@ -12,6 +12,7 @@ Disk at each commit: temporary file, sync, rename, sync of the directory.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import zlib
@@ -32,6 +33,8 @@ from .storage import ensure_dir, is_real
 __all__ = ["Manifest", "Transaction"]
 
 FORMAT: Final = 1
+
+_LOG: Final = logging.getLogger("cmd_parquet")
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, tbl TEXT NOT NULL, venue TEXT NOT NULL, symbol TEXT NOT NULL, date TEXT NOT NULL,
@@ -434,16 +437,18 @@ def commit(
     removed: Sequence[FileEntry],
     journals: Iterable[str] = (),
     forget: Iterable[str] = (),
+    known: set[str] | None = None,
 ) -> bool:
     """Make temporary files live and replaced ones not, all or nothing.
 
     False when a file to be replaced is no longer live: another process was faster. ``intent`` is the path of a file
-    that names all paths while this runs, so that whoever finds it later can delete what is not live.
+    that names all paths while this runs, so that whoever finds it later can delete what is not live;
+    ``known`` remembers the folders that are durable.
     Raises OSError and StoreError; then the intent stays if it is not known what happened.
     """
-    folders = sorted({join(location, e.partition.folder) for _, e in added})
+    folders = sorted({e.partition.folder for _, e in added})
     for folder in folders:
-        ensure_dir(disk, folder)
+        ensure_dir(disk, location, folder, known)
     paths = [e.path for _, e in added] + [e.path for e in removed]
     if paths:
         text = msgspec.json.encode(paths)
@@ -457,7 +462,7 @@ def commit(
             for temporary, entry in added:
                 disk.rename(temporary, join(location, entry.path))
             for folder in folders:
-                disk.sync_dir(folder)
+                disk.sync_dir(join(location, folder))
             for e in removed:
                 transaction.remove(e.path)
             for _, e in added:
@@ -474,8 +479,11 @@ def commit(
             resolve(disk, location, manifest, intent)
         raise
     if paths:
-        _discard(disk, location, [e.path for e in removed])
-        disk.remove(intent)
+        try:
+            _discard(disk, location, [e.path for e in removed])
+            disk.remove(intent)
+        except OSError as error:  # committed all the same: the intent stays and is resolved later
+            _LOG.warning("replaced files of %s could not be deleted yet: %s", location, error)
     return True
 
 

@@ -27,7 +27,7 @@ from .lazy import compute
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .lazy import Array, ChunkedArray
+    from .lazy import Array
 
 __all__ = ["Source", "key_of_row", "merge", "needed_columns", "rechunk", "sort_unique", "sorted_and_unique"]
 
@@ -59,15 +59,14 @@ def needed_columns(table: Table) -> set[str]:
     return needed
 
 
-def _flat(column: ChunkedArray | Array) -> Array:
+def _flat(column: Any) -> Any:
+    """One array of a column's chunks."""
     import pyarrow as pa
 
-    if not isinstance(column, pa.ChunkedArray):
+    chunks = getattr(column, "chunks", None)
+    if chunks is None:
         return column
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    flat = column.combine_chunks()
-    return pa.concat_arrays(flat.chunks) if isinstance(flat, pa.ChunkedArray) else flat
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
 
 
 def _key_arrays(name: str, data: pa.Table, *, inside: bool) -> list[Array]:

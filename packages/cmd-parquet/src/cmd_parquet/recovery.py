@@ -93,7 +93,7 @@ class Recovery:
 
     def _keep(self, path: str, data: bytes) -> None:
         folder = join(self._location, DAMAGED)
-        ensure_dir(self._disk, folder)
+        ensure_dir(self._disk, self._location, DAMAGED)
         copy = join(folder, path.rpartition("/")[2])
         self._disk.write(copy, data)
         self._disk.sync(copy)

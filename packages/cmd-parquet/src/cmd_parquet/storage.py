@@ -6,7 +6,7 @@ import errno
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
@@ -15,7 +15,7 @@ from cmd_common.seams import Disk, OsDisk
 
 from .paths import LOCKS, encode, join
 
-__all__ = ["DiskSink", "Lock", "ensure_dir", "is_real", "read_from", "store_errors", "try_lock"]
+__all__ = ["DiskSink", "Lock", "ensure_dir", "ensure_location", "is_real", "read_from", "store_errors", "try_lock"]
 
 _CHUNK: Final = 4 << 20
 
@@ -51,21 +51,38 @@ def store_errors(what: str) -> Iterator[None]:
         raise describe(error, what) from error
 
 
-def ensure_dir(disk: Disk, path: str) -> None:
-    """Create a directory and its parents durably."""
-    missing = []
-    probe = path
+def ensure_location(disk: Disk, location: str) -> None:
+    """Create a store's folder and its parents durably."""
+    missing = [location]
+    probe = os.path.dirname(location)
     while probe and not disk.exists(probe):
         missing.append(probe)
-        parent = os.path.dirname(probe)
-        if parent == probe:
+        if os.path.dirname(probe) == probe:
             break
-        probe = parent
-    if not missing:
-        return
-    disk.makedirs(path)
+        probe = os.path.dirname(probe)
+    disk.makedirs(location)
     for new in reversed(missing):
-        disk.sync_dir(os.path.dirname(new) or ".")
+        with suppress(PermissionError):  # a parent that is not ours and that we may not open
+            disk.sync_dir(os.path.dirname(new) or ".")
+
+
+def ensure_dir(disk: Disk, location: str, folder: str, known: set[str] | None = None) -> None:
+    """Create a folder below the location durably. ``known`` remembers what is durable already.
+
+    A folder that is there is synced too: an earlier attempt may have failed between making and syncing it.
+    """
+    known = set() if known is None else known
+    if folder in known:
+        return
+    disk.makedirs(join(location, folder))
+    path = location
+    for part in folder.split("/"):
+        child = join(path, part)
+        if child not in known:
+            disk.sync_dir(path)
+            known.add(child)
+        path = child
+    known.add(folder)
 
 
 def read_from(disk: Disk, path: str, offset: int) -> bytes:
@@ -87,6 +104,7 @@ class DiskSink:
         self.size = 0
         self.crc = 0
         self.closed = False
+        self._dropped = False
         disk.write(path, b"")
 
     def write(self, data: bytes) -> int:
@@ -94,14 +112,15 @@ class DiskSink:
         view = memoryview(data)
         self.crc = zlib.crc32(view, self.crc)
         self.size += view.nbytes
+        if self._dropped:
+            return view.nbytes
         self._buffer += view
-        if len(self._buffer) >= _CHUNK:
-            self.flush()
+        self.flush()
         return view.nbytes
 
     def flush(self) -> None:
-        """Hand over what is buffered; not durable."""
-        if self._buffer:
+        """Hand over what is buffered when it is much; not durable."""
+        if len(self._buffer) >= _CHUNK:
             data, self._buffer = bytes(self._buffer), bytearray()
             self._disk.append(self._path, data)
 
@@ -122,10 +141,20 @@ class DiskSink:
         return False
 
     def close(self) -> None:
+        """Take no more; nothing is handed over, as this is also called when an abandoned writer is collected."""
+        self.closed = True
+
+    def finish(self) -> None:
         """Hand over the rest."""
-        if not self.closed:
-            self.closed = True
-            self.flush()
+        self.closed = True
+        data, self._buffer = bytes(self._buffer), bytearray()
+        if data and not self._dropped:
+            self._disk.append(self._path, data)
+
+    def drop(self) -> None:
+        """From now on nothing reaches the disk."""
+        self._dropped = True
+        self._buffer.clear()
 
 
 class _LockingDisk(Protocol):

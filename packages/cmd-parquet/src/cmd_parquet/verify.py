@@ -170,7 +170,7 @@ def rebuild(location: str, *, disk: Disk | None = None) -> int:
         if not disk.exists(location):
             raise StoreError(f"there is no store at {location}", hint="check the path")
         for folder in (INTERNAL, JOURNAL, TMP, LOCKS):
-            ensure_dir(disk, join(location, folder))
+            ensure_dir(disk, location, folder)
         _refuse_while_writing(disk, location)
         entries = [_entry(disk, location, path) for path in _walk(disk, location)]
         numbers = [0]

@@ -39,7 +39,7 @@ from .manifest import Manifest, commit, resolve
 from .paths import DAY, INTERNAL, JOURNAL, LOCKS, TMP, Partition, date_of, join
 from .recovery import Recovery
 from .stage import NewFile, Stage, split
-from .storage import Lock, busy, ensure_dir, store_errors, try_lock
+from .storage import Lock, busy, ensure_dir, ensure_location, store_errors, try_lock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,11 +92,13 @@ class ParquetWriter:
         self._forget: list[str] = []
         self._deletions: list[Deletion] = []
         self._touched: set[Partition] = set()
+        self._folders: set[str] = set()
         self._chores: dict[Partition, None] = {}
         self._intents: list[str] = []
         with store_errors(f"cannot open the store at {self.location}"):
+            ensure_location(self._disk, self.location)
             for folder in (INTERNAL, JOURNAL, TMP, LOCKS):
-                ensure_dir(self._disk, join(self.location, folder))
+                ensure_dir(self._disk, self.location, folder, self._folders)
             self._manifest = Manifest(self._disk, self.location, create=True)
             try:
                 with self._manifest.transaction() as transaction:
@@ -335,9 +337,18 @@ class ParquetWriter:
         intent = join(self.location, self._temporary() + ".intent")
         self._intents.append(intent)
         done = commit(
-            self._disk, self.location, self._manifest, intent, new, removed, journals, forget=tuple(self._forget)
+            self._disk,
+            self.location,
+            self._manifest,
+            intent,
+            new,
+            removed,
+            journals,
+            tuple(self._forget),
+            self._folders,
         )
-        self._intents.remove(intent)
+        if not self._disk.exists(intent):
+            self._intents.remove(intent)
         if done:
             self._forget.clear()
             self.counters.files += len(new)

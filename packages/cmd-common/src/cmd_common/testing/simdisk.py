@@ -54,7 +54,7 @@ class _Change:
 
 
 def _norm(path: str) -> str:
-    return posixpath.normpath("/" + path.replace("\\", "/"))
+    return posixpath.normpath("/" + path.replace("\\", "/").lstrip("/"))  # two slashes would stay two
 
 
 class SimDisk:
