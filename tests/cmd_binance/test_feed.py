@@ -715,3 +715,31 @@ def test_no_flipped_byte_raises(base: dict[str, object], at: int, value: int) ->
     frame = bytearray(json.dumps({"stream": "btcusdt@trade", "data": base}).encode())
     frame[at % len(frame)] = value
     Wire().connect().raw(bytes(frame))
+
+
+def test_a_clock_that_is_set_back_delays_nothing() -> None:
+    """Found by the simulation: an answer was lost, the clock went back, and the feed waited for hours."""
+    wire = Wire(types=("trades", "book"), answer=False).connect()
+    for _ in range(3):
+        wire.now -= 10_000 * SECOND
+        wire.actions.clear()
+        for _ in range(15):
+            wire.now += SECOND
+            wire.take(wire.feed.tick(wire.now))
+        assert wire.actions, "the SUBSCRIBE frame is sent again, in the end the connection is opened anew"
+
+
+def test_a_snapshot_retry_survives_a_clock_that_is_set_back() -> None:
+    wire = Wire(types=("book",)).connect()
+    for _ in range(6):
+        wire.take(wire.feed.snapshot_failed("BTCUSDT", "made up", wire.now))
+        for _ in range(40):
+            wire.now += SECOND
+            wire.take(wire.feed.tick(wire.now))
+    wire.take(wire.feed.snapshot_failed("BTCUSDT", "made up", wire.now))
+    wire.now -= 10_000 * SECOND
+    wire.actions.clear()
+    for _ in range(5):
+        wire.now += SECOND
+        wire.take(wire.feed.tick(wire.now))
+    assert [type(a) for a in wire.actions] == [FetchSnapshot]

@@ -65,6 +65,7 @@ class Control:
         self._connected = False
         self._connected_at = 0
         self._last_frame = 0
+        self._ticked = 0
         self._messages_before = 0
         self._next_request = 1
         self._waiting: dict[int, Request] = {}  # sent, by id
@@ -104,7 +105,7 @@ class Control:
         out = Output()
         self._connected = True
         self._reconnecting = False
-        self._connected_at = self._last_frame = now
+        self._connected_at = self._last_frame = self._ticked = now
         self._messages_before = self.counters.messages
         self._waiting.clear()
         self._later.clear()
@@ -240,6 +241,9 @@ class Control:
     def tick(self, now: int) -> Output:
         """Called about once a second: answers that did not come, retries, silence."""
         out = Output()
+        if now < self._ticked:
+            self._set_back(now)
+        self._ticked = now
         if not self._connected or self._reconnecting:
             return out
         for id_ in [i for i, r in self._waiting.items() if now - r.at >= _ANSWER_WITHIN]:
@@ -277,6 +281,17 @@ class Control:
         if still >= _STALLED_AFTER and brought * _SECOND >= age - still > 0 and brought >= 60:
             self._reconnect(f"nothing came for {still // _SECOND} s", out)
         return self._counted(out)
+
+    def _set_back(self, now: int) -> None:
+        """Our clock was set back: what waits for a time must not wait until the old time comes again."""
+        self._connected_at = min(self._connected_at, now)
+        self._last_frame = min(self._last_frame, now)
+        for request in (*self._waiting.values(), *self._later):
+            request.at = min(request.at, now + _SECOND)
+        for stream in self._streams.values():
+            stream.acked = min(stream.acked, now)
+        for st in self._symbols.values():
+            st.retry_at = min(st.retry_at, now + _SECOND)
 
     def _reconnect(self, reason: str, out: Output) -> None:
         self._reconnecting = True
