@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from sim_options import SECOND, Options
@@ -17,6 +18,7 @@ from cmd_parquet.writer import WriterOptions
 if TYPE_CHECKING:
     from sim_run import Run
 
+logging.getLogger("cmd_parquet").setLevel(logging.ERROR)  # what it warns of is made on purpose here
 LOCATION = "/store"
 TRUTH_LEVELS = {"spot": 5000, "usdm": 1000, "coinm": 1000}
 

@@ -418,7 +418,12 @@ class Run:
         self.net.calm()
         self.backend.faults(False)
         marks = {s: t.last_id for s, t in self.oracle.symbols.items()}
-        trades = {s: max(t.trades, default=0) for s, t in self.oracle.symbols.items()}
+        trades = {
+            (table, s): max(t.trades if table == "trades" else t.agg_trades, default=0)
+            for s, t in self.oracle.symbols.items()
+            for table in ("trades", "agg_trades")
+            if table in o.types
+        }
         deadline = self.now() + CALM_LIMIT * SECOND
         while (why := self._not_yet(marks, trades)) is not None:
             if self.now() > deadline:
@@ -434,7 +439,7 @@ class Run:
             await asyncio.wait([self.life])
         self.log.add(self.now(), "end")
 
-    def _not_yet(self, marks: dict[str, int], trades: dict[str, int]) -> str | None:
+    def _not_yet(self, marks: dict[str, int], trades: dict[tuple[str, str], int]) -> str | None:
         """What is still missing before every book is LIVE and data flows again; None: nothing."""
         session = self.session
         if session is None:
@@ -448,9 +453,10 @@ class Run:
                 return f"the book of {symbol} is {builder.state.value}"
             if builder.last_id <= marks[symbol]:
                 return f"the book of {symbol} stands at {builder.last_id}"
-            newest = sim_checks.newest_trade(self, symbol)
-            if newest is None or newest <= trades[symbol]:
-                return f"no new trade of {symbol} since {newest}"
+        for (table, symbol), mark in trades.items():
+            newest = sim_checks.newest_trade(self, table, symbol)
+            if newest is None or newest <= mark:
+                return f"no new {table} of {symbol} since {newest}"
         return None
 
     def execute(self) -> Summary:

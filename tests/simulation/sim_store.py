@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from cmd_common.io import WriterCounters
-from cmd_common.records import TABLE_OF, Record, Trade
+from cmd_common.records import TABLE_OF, AggTrade, Record, Trade
 from cmd_common.schema import SCHEMA
 from cmd_common.testing.simdisk import SimulatedCrash
 from cmd_common.testing.simulation import EventLog, Violation
@@ -159,7 +159,7 @@ class Tap:
         self._died = died
         self._written: list[Record] = []
         self.confirmed: list[Record] = []
-        self.newest: dict[str, int] = {}  # trade id by symbol
+        self.newest: dict[tuple[str, str], int] = {}  # trade id by table and symbol
         self.counters = writer.counters
         self.open = True
         self.dead = False
@@ -178,8 +178,8 @@ class Tap:
         """Write and remember."""
         for record in records:
             self._log.add(self._now(), "record", _encoder.encode(record))
-            if isinstance(record, Trade) and record.trade_seq is not None:
-                self.newest[record.symbol] = record.trade_seq
+            if isinstance(record, Trade | AggTrade) and record.trade_seq is not None:
+                self.newest[TABLE_OF[type(record)], record.symbol] = record.trade_seq
         self._call(self._writer.write, records)
         self._written.extend(records)
 
