@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,9 +45,11 @@ def script(run: Callable[..., Ran], shell: str, tmp_path: Path) -> Path:
 
 
 def shell(*args: str) -> str:
-    if shutil.which(args[0]) is None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    program = shutil.which(args[0], path=path)
+    if program is None:
         pytest.skip(f"{args[0]} is not installed")
-    ran = subprocess.run(args, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run([program, *args[1:]], capture_output=True, text=True, timeout=60, check=False)
     assert ran.stderr == ""
     return ran.stdout
 

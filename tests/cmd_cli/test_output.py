@@ -82,6 +82,15 @@ def test_a_terminal_gets_a_rich_table_with_a_limit(monkeypatch: pytest.MonkeyPat
     assert "only the first 1000 rows are shown" in err.getvalue()
 
 
+def test_a_table_wider_than_the_terminal_stays_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    out = Terminal()
+    columns = [f"column{n}" for n in range(12)]
+    Output(stdout=out, stderr=io.StringIO()).rows(columns, [["BTCUSDT"] * 12], "table")
+    assert out.getvalue().splitlines()[1].split() == ["BTCUSDT"] * 12
+
+
 def test_words_go_to_stderr_and_quiet_leaves_warnings() -> None:
     output, out, err = make(quiet=True)
     output.info("hello")

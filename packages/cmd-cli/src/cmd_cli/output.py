@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Output"]
 
 FORMATS: Final = ("table", "csv", "ndjson", "json")
-_LOOK_AHEAD: Final = 1_000  # rows that decide the widths of a plain table
-_TERMINAL_ROWS: Final = 1_000  # more are of no use on a screen
+_LOOK_AHEAD: Final = 1_000  # rows that decide the widths of a table, and all that a terminal gets
 _PLAIN_EVERY: Final = 5_000_000_000  # ns between lines of progress without a terminal
 
 
@@ -152,41 +151,48 @@ class Output:
         return count
 
     def _table(self, columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> int:
-        if self._terminal(self._out):
-            return self._rich_table(columns, rows)
         head = [[cell(v) for v in row] for _, row in zip(range(_LOOK_AHEAD), rows, strict=False)]
-        right = [all(_numeric(v) for v in column) for column in zip(*head, strict=True)] if head else []
-        right += [False] * (len(columns) - len(right))
+        right = [bool(head) and all(_numeric(row[n]) for row in head) for n in range(len(columns))]
         widths = [max([len(c), *(len(row[n]) for row in head)]) for n, c in enumerate(columns)]
+        if self._terminal(self._out):
+            from shutil import get_terminal_size
 
-        def line(cells: Sequence[str]) -> str:
-            padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
-            return "  ".join(padded).rstrip() + "\n"
-
-        self._out.write(line(list(columns)))
-        for cells in head:
-            self._out.write(line(cells))
-        count = len(head)
+            if sum(widths) + 2 * len(widths) <= get_terminal_size().columns:
+                self._rich_table(columns, head, right)
+            else:  # rich would squeeze columns until nothing can be read
+                self._lines(columns, head, widths, right)
+            if next(rows, None) is not None:
+                self._say(f"only the first {_LOOK_AHEAD} rows are shown; use --format csv for all")
+            return len(head)
+        self._lines(columns, head, widths, right)
+        rest = 0
         for row in rows:
-            self._out.write(line([cell(v) for v in row]))
-            count += 1
-        return count
+            self._line([cell(v) for v in row], widths, right)
+            rest += 1
+        return len(head) + rest
 
-    def _rich_table(self, columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> int:
+    def _lines(
+        self, columns: Sequence[str], head: Iterable[Sequence[str]], widths: Sequence[int], right: Sequence[bool]
+    ) -> None:
+        for row in (columns, *head):
+            self._line(row, widths, right)
+
+    def _line(self, cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> None:
+        padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
+        self._out.write("  ".join(padded).rstrip() + "\n")
+
+    def _rich_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        shown = [[cell(v) for v in row] for _, row in zip(range(_TERMINAL_ROWS), rows, strict=False)]
-        table = Table(box=None if not shown else _box(), header_style="bold", pad_edge=False)
-        for n, name in enumerate(columns):
-            numeric = bool(shown) and all(_numeric(row[n]) for row in shown)
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-        for row in shown:
-            table.add_row(*(_plain(c) for c in row))
+        table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        for name, numeric in zip(columns, right, strict=True):
+            table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(c) for c in row))  # Text: an exchange's words may hold brackets
         Console(file=self._out, no_color=not _colour()).print(table)
-        if next(rows, None) is not None:
-            self._say(f"only the first {_TERMINAL_ROWS} rows are shown; use --format csv for all")
-        return len(shown)
 
     def _csv(self, columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> int:
         import csv
@@ -349,15 +355,3 @@ def _numeric(text: str) -> bool:
 
 def _colour() -> bool:
     return not os.environ.get("NO_COLOR")
-
-
-def _box() -> Any:
-    from rich.box import SIMPLE_HEAD
-
-    return SIMPLE_HEAD
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)  # never markup: an exchange's text may hold brackets

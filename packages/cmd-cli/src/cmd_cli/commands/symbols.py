@@ -8,6 +8,8 @@ from cmd_cli.command import Cmd, Run, flag
 
 __all__ = ["command"]
 
+_SHOWN = ("venue", "symbol", "unified", "kind", "tick_size", "lot_size", "contract_size", "status")  # in a table
+
 
 def _symbols(**flags: object) -> int:
     from cmd_cli import values
@@ -30,7 +32,7 @@ def _symbols(**flags: object) -> int:
         output.close()
         rows = result.summary.get("instruments", [])
         remember_symbols([(row["venue"], row["symbol"]) for row in rows])
-        columns = list(rows[0]) if rows else ["venue", "symbol"]
+        columns = list(rows[0]) if rows and format_ != "table" else list(_SHOWN)
         output.rows(columns, ([row.get(c) for c in columns] for row in rows), format_)
         return result.exit_code
 
