@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import cmd_binance
 from cmd_binance import BinanceExchange
 from cmd_binance.feed import BinanceFeed
+from cmd_common.errors import UsageError
 from cmd_common.feed import Action, FetchSnapshot, Output, Reconnect, Send, Subscription
 from cmd_common.instruments import Instrument
 from cmd_common.records import (
@@ -243,6 +244,49 @@ def test_old_and_repeated_quotes_are_dropped() -> None:
         wire.send(quote(u))
     assert [q.seq for q in wire.of(Quote)] == [5, 9]
     assert wire.feed.counters.duplicates == 2
+
+
+def test_quote_ids_that_begin_anew_are_followed() -> None:
+    wire = Wire(types=("quotes",)).connect()
+    wire.send(quote(1000))
+    wire.now += 30 * SECOND
+    wire.send(quote(3))  # old
+    wire.now += 31 * SECOND
+    wire.send(quote(1000))  # a repeat, however late
+    wire.send(quote(3))
+    wire.send(quote(4))
+    assert [q.seq for q in wire.of(Quote)] == [1000, 3, 4]
+    assert [g.reason for g in wire.of(Gap)] == ["id_restart"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"silence": "nan"},
+        {"silence": "inf"},
+        {"silence": "0"},
+        {"silence": "x"},
+        {"speed": "fast"},
+        {"speed": "100ms/btcusdt@trade"},
+        {"snapshot_limit": "0"},
+        {"streams_per_connection": "0"},
+        {"streams_per_connection": "many"},
+    ],
+)
+def test_wrong_options_are_usage_errors(options: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        Wire(options=options)
+
+
+def test_speeds_of_depth() -> None:
+    def name(exchange: BinanceExchange, speed: str) -> str:
+        wire = Wire(exchange, ("book",), options={"speed": speed}).connect()
+        return str(json.loads(wire.did(Send)[0].frame)["params"][0])
+
+    assert name(cmd_binance.SPOT, "1000ms") == "btcusdt@depth"
+    assert name(cmd_binance.SPOT, "100ms") == "btcusdt@depth@100ms"
+    assert name(cmd_binance.USDM, "250ms") == "btcusdt@depth"
+    assert name(cmd_binance.USDM, "500ms") == "btcusdt@depth@500ms"
 
 
 def test_an_empty_side_of_a_quote_is_zero() -> None:

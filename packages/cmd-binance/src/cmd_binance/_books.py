@@ -193,7 +193,7 @@ class Books(Control):
         st.attempts = 0
         if builder.state is not _LIVE:
             self._book_lost(st, builder.gap_reason, now, out)  # its best price is outside what the snapshot covers
-        elif refresh:
+        elif refresh and st.pending is None:
             ts = builder.book.ts_event
             out.records.append(self._book_record(st, builder, ts, now))
             st.bucket_end = (ts // self._every + 1) * self._every

@@ -14,6 +14,7 @@ by missing final ones, quotes by disconnects and damage only; docs/exchanges.md#
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
@@ -59,6 +60,7 @@ _PARTIAL_DEPTHS: Final = (5, 10, 20)
 # A REST snapshot with exactly so many levels was cut off there, whatever was asked for.
 _REST_LIMITS: Final = frozenset((5, 10, 20, 50, 100, 500, 1000, 5000))
 _RETRY_MOST: Final = 30  # s between two snapshot requests of a symbol that keep failing
+_RESTART_AFTER: Final = 60 * _SECOND  # an older id in so much younger a quote: the exchange began its ids anew
 _LENIENT_AFTER: Final = 100  # messages with unknown keys until they are no longer looked at one by one
 _UNKNOWN_NAMES: Final = 64  # unknown event types and keys that are reported by name
 
@@ -126,14 +128,19 @@ class BinanceFeed(Books):
         self._snapshot_limit = snapshot_limit or market.snapshot_limit
         options = subscription.options
         self._speed = options.get("speed", "100ms")
+        if not re.fullmatch(r"[0-9]{1,5}ms", self._speed):
+            raise UsageError(f"{self.venue}: option speed is {self._speed!r}", hint="such as 100ms")
+        if self._speed == ("250ms" if market.futures else "1000ms"):
+            self._speed = ""  # the exchange's own default goes without a name
         self._deltas = options.get("deltas", "on") != "off"
         try:
             self._silence = int(float(options.get("silence", "60")) * _SECOND)
-            if "snapshot_limit" in options:
-                self._snapshot_limit = int(options["snapshot_limit"])
-            depth_request(market, endpoints, "", self._snapshot_limit)
-        except ValueError as error:
+            self._snapshot_limit = int(options.get("snapshot_limit", self._snapshot_limit))
+        except (ValueError, OverflowError) as error:
             raise UsageError(f"{self.venue}: an option of the feed is not a number: {error}") from error
+        if self._silence <= 0:
+            raise UsageError(f"{self.venue}: option silence must be positive", hint="seconds, such as 60")
+        depth_request(market, endpoints, "", self._snapshot_limit)  # a wrong limit is refused here
         self._rule = rule_for(market)
         self._symbols: dict[str, SymbolState] = {}
         self._streams: dict[str, Stream] = {}
@@ -440,10 +447,6 @@ class BinanceFeed(Books):
             self.counters.skipped += 1
             return
         u = d.u
-        if u <= st.quote_id:
-            self.counters.duplicates += 1
-            return
-        st.quote_id = u
         t = d.T
         if t:
             ts = t * 1000 if t >= _MICRO else t * 1_000_000
@@ -451,6 +454,13 @@ class BinanceFeed(Books):
         else:
             ts = now
             flags = TS_FROM_RECV
+        if u <= st.quote_id:
+            if u == st.quote_id or ts <= s.ts + _RESTART_AFTER:
+                self.counters.duplicates += 1
+                return
+            detail = f"ids went from {st.quote_id} to {u}"
+            self._gap(out, Gap(s.ts, ts, self.venue, s.symbol, s.table, "id_restart", "suspect", detail=detail))
+        st.quote_id = u
         s.heard = now
         if s.lost is not None or s.silent:
             self._heard_again(s, ts, now, out)
