@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable
 from datetime import date
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -39,7 +38,7 @@ from ._emulator_frames import (
 )
 from ._emulator_history import History, load_history
 from ._emulator_market import Agg, Bar, KlineStreams, KlineUpdate, Numbers, bounds, build_bars
-from ._emulator_world import Level, Listed, Snapshot, split_stream
+from ._emulator_world import Listed, Snapshot, split_stream
 from .instruments import Market, to_ns
 
 __all__ = ["RecordedWorld"]
@@ -49,21 +48,39 @@ _QUOTES: Final = (
     "BRL", "RUB", "UAH", "JPY", "NGN", "TRX", "XRP", "DOGE", "BIDR", "IDRT", "ZAR", "PLN", "RON", "ARS", "MXN", "USD",
 )  # fmt: skip
 _SAMPLES: Final = 300  # messages a stream whose decimals are looked at
+_ENOUGH: Final = 50  # trades and quotes that say what the tick and lot sizes are
 
 
 class _Seen(Struct):
-    """What the first pass learned about a symbol."""
+    """What the first pass learned about a symbol; decimals are counted without trailing zeros.
+
+    Deep levels can be older than the tick and lot sizes of their day, so that trades and quotes, where
+    there are enough of them, say more than books.
+    """
 
     counts: dict[str, int] = {}
-    price_decimals: int = 0  # without trailing zeros
-    quantity_decimals: int = 0
     first_book: bytes | None = None
     trades: bool = False
+    _book: tuple[int, int] = (0, 0)
+    _market: tuple[int, int] = (0, 0)
+    _samples: int = 0
 
-    def numbers(self, levels: Iterable[Level]) -> None:
-        for price, quantity in levels:
-            self.price_decimals = max(self.price_decimals, decimals_of(trim(price)))
-            self.quantity_decimals = max(self.quantity_decimals, decimals_of(trim(quantity)))
+    def level(self, price: str, quantity: str) -> None:
+        self._book = _most(self._book, price, quantity)
+
+    def traded(self, price: str, quantity: str) -> None:
+        self._market = _most(self._market, price, quantity)
+        self._samples += 1
+
+    @property
+    def decimals(self) -> tuple[int, int]:
+        if self._samples >= _ENOUGH:
+            return self._market
+        return max(self._book[0], self._market[0]), max(self._book[1], self._market[1])
+
+
+def _most(known: tuple[int, int], price: str, quantity: str) -> tuple[int, int]:
+    return max(known[0], decimals_of(trim(price))), max(known[1], decimals_of(trim(quantity)))
 
 
 class RecordedWorld:
@@ -133,18 +150,19 @@ class RecordedWorld:
         try:
             if kind == "depth":
                 depth = DEPTH.decode(data)
-                seen.numbers(depth.b)
-                seen.numbers(depth.a)
+                for level in (*depth.b, *depth.a):
+                    seen.level(*level)
             elif kind == "bookTicker":
                 ticker = TICKER.decode(data)
-                seen.numbers(((ticker.b, ticker.B), (ticker.a, ticker.A)))
+                seen.traded(ticker.b, ticker.B)
+                seen.traded(ticker.a, ticker.A)
             elif kind == "trade":
                 trade = TRADE.decode(data)
                 seen.trades = True
-                seen.numbers(((trade.p, trade.q),))
+                seen.traded(trade.p, trade.q)
             elif kind == "aggTrade":
                 agg = AGG.decode(data)
-                seen.numbers(((agg.p, agg.q),))
+                seen.traded(agg.p, agg.q)
         except msgspec.DecodeError:
             return
 
@@ -162,8 +180,8 @@ class RecordedWorld:
             return
         if seen.first_book is None:
             seen.first_book = line.text.encode()
-        seen.numbers(book.bids)
-        seen.numbers(book.asks)
+        for level in (*book.bids, *book.asks):
+            seen.level(*level)
 
     @staticmethod
     def _depth_symbol(line: Line) -> str | None:
@@ -314,7 +332,7 @@ class RecordedWorld:
             quotes = ("USD",) if self._market.name == "coinm" else _QUOTES
             quote = next((q for q in quotes if name.endswith(q) and name != q), "")
             base = name.removesuffix(quote) if quote else name
-            tick, lot = (_step(d) for d in (seen.price_decimals, seen.quantity_decimals))
+            tick, lot = (_step(d) for d in seen.decimals)
             size = (100 if base == "BTC" else 10) if self._market.name == "coinm" else 0
             result.append(Listed(symbol, base, quote or tail, tick, lot, size))
         return result

@@ -173,10 +173,11 @@ class Injector:
 
     def rest(self, path: str, symbol: str) -> FaultPlan | None:
         """Return the plan that strikes this request."""
+        hit = None
         for plan in self.rest_plans:
-            if (not plan.path or plan.path in path) and (not plan.symbol or plan.symbol == symbol) and plan.take():
-                return plan
-        return None
+            if (not plan.path or plan.path in path) and plan.symbol in ("", symbol) and plan.take() and hit is None:
+                hit = plan
+        return hit
 
     def file(self, kind: str, symbol: str, day: str, *, count: bool = True) -> FaultPlan | None:
         """Return the plan of this kind that strikes a file; ``count=False`` only looks."""
