@@ -160,6 +160,25 @@ def test_archive_dry_run_stores_nothing(endpoint: str) -> None:
     assert not any(Path("data").rglob("*.parquet")) if Path("data").exists() else True
 
 
+def test_exit_codes_of_a_damaged_archive() -> None:
+    damage = {"BTCUSDT": ("missing_day", 3), "ETHUSDT": ("bad_checksum", 1), "SOLUSDT": ("truncated_zip", 1)}
+    faults = [f"{kind}:day=2025-06-01,symbol={symbol}" for symbol, (kind, _) in damage.items()]
+    with replaying(
+        "--exchange", "binance-spot", "--simulate", "--symbols", ",".join(damage), "--start", "2025-06-02",
+        "--history-days", "1", "--fault", *faults,
+    ) as endpoints:  # fmt: skip
+        for symbol, (_, code) in damage.items():
+            ran = cmd(
+                "archive", "--exchange", "binance-spot", "--types", "trades", "--symbols", symbol,
+                "--start", "2025-06-01", "--store", "parquet:data", "--json", "--endpoint", endpoints["binance-spot"],
+            )  # fmt: skip
+            assert ran.code == code, ran.err
+            assert "2025-06-01" in ran.err
+            assert "Traceback" not in ran.err
+            json.loads(ran.out.splitlines()[-1])
+    assert list(Path("data").rglob("table=trades/**/*.parquet")) == []
+
+
 class Terminal:
     """A process on a pseudo-terminal."""
 

@@ -61,7 +61,6 @@ class Key(Struct, frozen=True):
     shared: bool = False  # falls back to the key of the same name at the top
     example: str = ""  # TOML, for the template
     least: int = 0
-    secret: bool = False  # never printed
 
     @property
     def path(self) -> str:
@@ -167,14 +166,14 @@ class Value(Struct, frozen=True):
     origin: str
 
     def shown(self) -> Any:
-        """The value as it may be printed: as one would write it, without secrets."""
+        """The value as it may be printed: as one would write it, without passwords."""
         if self.value is not None and self.key.kind == "duration":
             return format_duration(self.value)
         if self.value is not None and self.key.kind == "speed":
             return "max" if self.value == 0 else f"{self.value:g}"
         if self.key.kind == "endpoints" and self.value and set(self.value) == {""}:
             return mask(self.value[""])
-        return "********" if self.key.secret and self.value else mask(self.value)
+        return mask(self.value)
 
 
 class Settings:
