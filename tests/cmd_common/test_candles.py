@@ -242,6 +242,19 @@ def test_a_first_trade_that_comes_after_its_time_fills_what_is_closed_and_waits_
     candles.check()
 
 
+def test_filling_begins_at_the_earliest_interval_whose_trade_came_in_time() -> None:
+    candles = builder(empty="fill", lateness=200 * S)
+    candles.trade(trade(2, T0 + 6 * MINUTE, 9.0))
+    assert candles.trade(trade(1, T0 + 4 * MINUTE, 7.0)) == []
+    final = candles.tick(T0 + 7 * MINUTE + 200 * S)
+    assert [((c.open_time - T0) // MINUTE, c.close, c.state) for c in final] == [
+        (4, 7.0, "final"),
+        (5, 7.0, "final"),
+        (6, 9.0, "final"),
+    ]
+    candles.check()
+
+
 @pytest.mark.parametrize("interval", ["1m", "1M"])
 def test_the_last_close_is_carried_on_when_its_candle_is_forgotten(interval: str) -> None:
     candles = builder(interval, empty="fill", history=0)
