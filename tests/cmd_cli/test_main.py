@@ -125,6 +125,7 @@ def test_versions(run: Callable[..., Ran]) -> None:
     ("error", "code", "words"),
     [
         (StoreError("the store is full", hint="delete something"), 1, "the store is full; delete something"),
+        (StoreError("Parser Error:\n  LINE 1: SELEC\n          ^"), 1, "Parser Error: LINE 1: SELEC ^"),
         (OSError(28, "No space left on device", "data/x"), 1, "No space left on device: data/x"),
         (KeyboardInterrupt(), 1, "interrupted"),
         (KeyError("x\ny"), 1, "internal error: KeyError: 'x\\ny'; run it again with --log-level debug to see where"),

@@ -164,7 +164,7 @@ def _click_words(error: click.UsageError) -> str:
 def _fail(words: str, code: int) -> int:
     try:
         sys.stdout.flush()
-        sys.stderr.write(f"cmd-cli: error: {words}\n")
+        sys.stderr.write(f"cmd-cli: error: {' '.join(words.split())}\n")  # an engine's words may have lines
         sys.stderr.flush()
     except BrokenPipeError:
         _hush()
