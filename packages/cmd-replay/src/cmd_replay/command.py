@@ -173,7 +173,8 @@ def _by_url(path: str, exchanges: Mapping[str, Exchange]) -> str | None:
             continue
         host = urlsplit(line.url).netloc
         for venue, exchange in exchanges.items():
-            if any(part in host for part in exchange.recording_urls()):
+            # At the start of a label only: api.binance. is no part of fapi.binance.com.
+            if any(host.startswith(part) or f".{part}" in host for part in exchange.recording_urls()):
                 return venue
     return None
 
