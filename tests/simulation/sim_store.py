@@ -188,9 +188,10 @@ class Tap:
         self._confirm(self._writer.flush, "flush")
 
     def close(self) -> None:
-        """Close: it flushes."""
-        self._confirm(self._writer.close, "close")
-        self.open = False
+        """Close: it flushes. A close that failed confirms nothing, and the next one does nothing."""
+        if self.open:
+            self.open = False
+            self._confirm(self._writer.close, "close")
 
     def _confirm(self, function: Callable[[], None], what: str) -> None:
         count = len(self._written)
