@@ -268,3 +268,29 @@ async def test_kill_9_at_random_moments_and_a_rerun_end_with_the_same_rows(
     result = await record(options(spot, store), words)
     assert result.exit_code == 0
     assert content(store) == expected
+
+
+async def test_a_full_disk_is_one_clear_line_and_exit_1(spot: Any, tmp_path: Path) -> None:
+    """The limit on file sizes makes real writes fail in a real process."""
+    import resource
+
+    import msgspec
+
+    settings = msgspec.to_builtins(options(spot, f"parquet:{tmp_path / 'data'}"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        CHILD,
+        json.dumps(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)),
+    )
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    words = err.decode()
+    assert process.returncode == 1, words
+    assert "Traceback" not in words
+    (line,) = [x for x in words.splitlines() if "recording ended early" in x]
+    assert "are confirmed and stay" in line
+    assert json.loads(out)["error"]

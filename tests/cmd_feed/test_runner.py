@@ -299,6 +299,25 @@ async def test_no_task_is_left_behind(server: Any, rig: Any, until: Any) -> None
     await until(lambda: not any("tiny" in t.get_name() for t in asyncio.all_tasks() - before))
 
 
+async def test_a_stop_while_the_handshake_is_under_way_ends_at_once(rig: Any, server: Any) -> None:
+    class SlowNet(SystemNet):
+        async def connect(self, url: str, **more: Any) -> Any:
+            ws = await super().connect(url, **more)
+            connecting.set()
+            await go_on.wait()
+            return ws
+
+    connecting, go_on = asyncio.Event(), asyncio.Event()
+    r = rig(server, net=SlowNet())
+    async with r.running() as task:
+        await connecting.wait()
+        await r.runner.stop()
+        go_on.set()
+        await asyncio.wait_for(task, 10)
+    assert r.runner.state is RunnerState.STOPPED
+    assert r.records[0].state == "closed"
+
+
 # ---- virtual time
 
 

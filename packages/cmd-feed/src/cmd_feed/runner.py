@@ -180,6 +180,9 @@ class ConnectionRunner:
             ws = await self._net.connect(self.feed.url)
         except VenueError as error:
             return self._refused(self._translate(error))
+        if self._stopping.is_set():  # asked to stop while the handshake was under way
+            await ws.close()
+            return None
         self.counters.connects += 1
         self.ever_connected = True
         self._refusals = 0
@@ -459,9 +462,23 @@ class ConnectionRunner:
         self._guard(lambda: self.feed.snapshot_failed(symbol, error.message, now))
 
     def add(self, symbols: Sequence[str]) -> None:
-        """Subscribe more symbols; while disconnected they join at the next connection."""
-        now = self._clock.now()
-        self._guard(lambda: self.feed.add(symbols, now))
+        """Subscribe more symbols; while disconnected they join at the next connection.
+
+        Raises the Feed's CmdError where it cannot take them, such as UsageError when it is full.
+        """
+        refused: CmdError | None = None
+
+        def call() -> Output:
+            nonlocal refused
+            try:
+                return self.feed.add(symbols, self._clock.now())
+            except CmdError as error:
+                refused = error
+                return Output()
+
+        self._guard(call)
+        if refused is not None:
+            raise refused
 
     def remove(self, symbols: Sequence[str]) -> None:
         """Unsubscribe symbols."""

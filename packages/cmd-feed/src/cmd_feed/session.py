@@ -22,7 +22,7 @@ from cmd_common import get_symbols, registry
 from cmd_common.commands import RecordOptions, Reporter
 from cmd_common.errors import CmdError, UsageError
 from cmd_common.exchange import Endpoints, Exchange
-from cmd_common.feed import FEED_TYPES, FeedCounters, Subscription
+from cmd_common.feed import FEED_TYPES, Feed, FeedCounters, Subscription
 from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
 from cmd_common.io import IReader, IWriter, open_reader, open_writer
@@ -77,6 +77,7 @@ class _Venue:
         self.instruments: dict[str, Instrument] = {}
         self.runners: list[ConnectionRunner] = []
         self.scheduler: SnapshotScheduler | None = None
+        self.hooks: Hooks | None = None
         self.connects = WindowLimiter.connects(exchange.limits.connects_per_5min)
 
 
@@ -151,9 +152,7 @@ class LiveSession:
             await self.stop()
             raise
         for runner in self._runners.values():
-            task = asyncio.create_task(runner.run(), name=f"connection {runner.name}")
-            self._tasks.add(task)
-            task.add_done_callback(self._runner_done)
+            self._launch(runner)
         self._progress = asyncio.create_task(self._report_progress(), name="progress")
 
     async def wait(self) -> None:
@@ -169,6 +168,7 @@ class LiveSession:
         if self._progress is not None:
             self._progress.cancel()
             await asyncio.gather(self._progress, return_exceptions=True)
+            self._show_progress()
         await asyncio.gather(*(runner.stop() for runner in self._runners.values()), return_exceptions=True)
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=STOP_WAIT)
@@ -256,10 +256,14 @@ class LiveSession:
         # every kind of connection of the venue (Binance USD-M has two) gets the symbol once
         kinds: dict[str, list[ConnectionRunner]] = {}
         for runner in entry.runners:
-            kinds.setdefault(runner.feed.name.rpartition("-")[0] or runner.feed.name, []).append(runner)
+            kinds.setdefault(_kind(runner.name), []).append(runner)
+        left: dict[str, list[str]] = {}
         for symbol in new:
-            for runners in kinds.values():
-                min(runners, key=lambda r: len(r.feed.symbols)).add([symbol])
+            for kind, runners in kinds.items():
+                if not _add_to_one(runners, symbol):
+                    left.setdefault(kind, []).append(symbol)
+        for kind, more in left.items():
+            self._add_connections(entry, kind, len(kinds[kind]), more)
         self._write_instruments(entry, new)
         self._sync_books()
 
@@ -352,7 +356,6 @@ class LiveSession:
         assert self._net is not None
         feeds = exchange.feeds(venue.subscription, venue.instruments, venue.endpoints)
         budget = self.pools.get(exchange.limits.weight_pool or exchange.venue, exchange.limits.weight_per_minute)
-        raw = self._raw_sink(exchange.venue)
         venue.scheduler = SnapshotScheduler(
             exchange,
             SnapshotQueue(budget, self._rng),
@@ -364,30 +367,51 @@ class LiveSession:
             warn=self.reporter.warn,
         )
         venue.scheduler.start()
-        hooks = Hooks(
+        venue.hooks = Hooks(
             sink=self._take,
             full=self._full,
             wait=self._wait_space,
-            raw=raw,
+            raw=self._raw_sink(exchange.venue),
             warn=self.reporter.warn,
             info=self.reporter.info,
         )
         for feed in feeds:
-            runner = ConnectionRunner(
-                feed,
-                exchange,
-                hooks,
-                net=self._net,
-                clock=self._clock,
-                rng=self._rng,
-                scheduler=venue.scheduler,
-                connects=venue.connects,
-                until_end=self.options.until_end,
-            )
-            venue.runners.append(runner)
-            self._runners[feed.name] = runner
+            self._make_runner(venue, feed)
         self._sync_books()
         self._write_instruments(venue, venue.subscription.symbols)
+
+    def _make_runner(self, venue: _Venue, feed: Feed) -> ConnectionRunner:
+        assert self._net is not None
+        assert venue.scheduler is not None
+        assert venue.hooks is not None
+        runner = ConnectionRunner(
+            feed,
+            venue.exchange,
+            venue.hooks,
+            net=self._net,
+            clock=self._clock,
+            rng=self._rng,
+            scheduler=venue.scheduler,
+            connects=venue.connects,
+            until_end=self.options.until_end,
+        )
+        venue.runners.append(runner)
+        self._runners[feed.name] = runner
+        return runner
+
+    def _launch(self, runner: ConnectionRunner) -> None:
+        task = asyncio.create_task(runner.run(), name=f"connection {runner.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._runner_done)
+
+    def _add_connections(self, venue: _Venue, kind: str, index: int, symbols: Sequence[str]) -> None:
+        """Open more connections of one kind, for symbols that the open ones have no room for."""
+        subscription = _with_symbols(venue.subscription, tuple(symbols))
+        for feed in venue.exchange.feeds(subscription, venue.instruments, venue.endpoints):
+            if _kind(feed.name) == kind:
+                feed.name = f"{kind}-{index}"
+                index += 1
+                self._launch(self._make_runner(venue, feed))
 
     def _write_instruments(self, venue: _Venue, symbols: Sequence[str]) -> None:
         now = self._clock.now()
@@ -482,6 +506,10 @@ class LiveSession:
         """Say how many books are LIVE while they are loading."""
         while True:
             await self._clock.sleep(1_000_000_000)
+            self._show_progress()
+
+    def _show_progress(self) -> None:
+        if self._runners:
             states = [b.state for r in self._runners.values() for b in r.feed.books.values()]
             if states:
                 live = sum(state is BookState.LIVE for state in states)
@@ -530,6 +558,22 @@ def instrument_record(instrument: Instrument, now: int) -> InstrumentRecord:
         expiry=i.expiry,
         status=i.status,
     )
+
+
+def _kind(name: str) -> str:
+    """The name of a connection without its number: ``binance-usdm/public-0`` -> ``binance-usdm/public``."""
+    return name.rpartition("-")[0] or name
+
+
+def _add_to_one(runners: Sequence[ConnectionRunner], symbol: str) -> bool:
+    """Subscribe a symbol on the least loaded connection that has room; False: none has."""
+    for runner in sorted(runners, key=lambda r: len(r.feed.symbols)):
+        try:
+            runner.add([symbol])
+        except UsageError:
+            continue
+        return True
+    return False
 
 
 def _with_symbols(subscription: Subscription, symbols: tuple[str, ...]) -> Subscription:
