@@ -275,7 +275,7 @@ def test_a_refresh_is_asked_for_when_known_levels_run_low_and_the_book_stays_liv
     bids = [(970.5, 2.0), *((970.0 - i, 1.0) for i in range(39))]
     result = builder.snapshot(at + 1, bids, builder.book.asks())
     assert [delta[:2] for delta in result.replayed] == [(at + 2, at + 2)]
-    assert (builder.last_id, builder.epoch, builder.state) == (at + 2, at + 1, BookState.LIVE)
+    assert (builder.last_id, builder.epoch, builder.state) == (at + 2, 100, BookState.LIVE)
     assert builder.book.bids(2) == [(970.6, 3.0), (970.5, 2.0)]
     assert builder.book.known_depth == (41, 40)
     assert builder.gaps == 0
@@ -451,6 +451,7 @@ class FaultMachine(RuleBasedStateMachine):
     def snapshot(self, number: int) -> bool:
         builder = self.builder
         state, before = builder.state, builder.last_id
+        unbroken, epoch = builder._judge is builder._next, builder.epoch
         bids, asks = self.exchange.levels(number)
         result = builder.snapshot(number, bids[: self.depth], asks[: self.depth])
         assert result.live == (builder.state is BookState.LIVE)
@@ -458,7 +459,7 @@ class FaultMachine(RuleBasedStateMachine):
             assert (builder.state, builder.last_id) == (state, before)
             assert builder.needs_snapshot or not builder._open or state is BookState.LIVE
         elif result.live:
-            assert builder.epoch == number
+            assert builder.epoch == (epoch if unbroken else number)  # a refresh keeps the epoch
             assert builder.last_id == max([number, *(delta[1] for delta in result.replayed)])
             assert all(later[2] == earlier[1] for earlier, later in pairwise(result.replayed))
             if state is BookState.LIVE:

@@ -42,6 +42,8 @@ _LIVE: Final = BookState.LIVE
 _PRICE: Final = itemgetter(0)
 # A REST snapshot with exactly so many levels was cut off there, whatever was asked for.
 _REST_LIMITS: Final = frozenset((5, 10, 20, 50, 100, 500, 1000, 5000))
+_SHALLOW: Final = 1000  # levels a side of a snapshot that follows another within _AGAIN
+_AGAIN: Final = 60 * _SECOND
 _RETRY_MOST: Final = 30  # s between two snapshot requests of a symbol that keep failing
 
 
@@ -159,7 +161,12 @@ class Books(Control):
         builder.snapshot_requested()
         # A book that readers had goes first, then new ones, then a refresh of one that is still good.
         priority = {BookState.STALE: 0, _LIVE: 2}.get(builder.state, 1)
-        request = depth_request(self.market, self._endpoints, st.symbol, self._snapshot_limit)
+        # A book that breaks often must not use up the weight that the others need: a shallower snapshot
+        # costs a fifth on spot, and the builder asks for a deeper one when its range runs low.
+        again = st.asked_at and now - st.asked_at < _AGAIN and builder.state is not _LIVE
+        limit = min(self._snapshot_limit, _SHALLOW) if again else self._snapshot_limit
+        st.asked_at = now
+        request = depth_request(self.market, self._endpoints, st.symbol, limit)
         out.actions.append(FetchSnapshot(st.symbol, request, priority))
 
     def snapshot(self, symbol: str, body: bytes, now: int) -> Output:
@@ -194,9 +201,7 @@ class Books(Control):
         if builder.state is not _LIVE:
             self._book_lost(st, builder.gap_reason, now, out)  # its best price is outside what the snapshot covers
         elif refresh and st.pending is None:
-            ts = builder.book.ts_event
-            out.records.append(self._book_record(st, builder, ts, now))
-            st.bucket_end = (ts // self._every + 1) * self._every
+            pass  # same epoch, same chain: the next periodic snapshot shows the deeper levels
         else:
             st.pending = (depth.lastUpdateId, len(bids), len(asks), pack_levels(bids), pack_levels(asks))
             for first, last, _, delta_bids, delta_asks, ts in result.replayed:

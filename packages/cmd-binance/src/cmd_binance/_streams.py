@@ -65,6 +65,7 @@ class SymbolState:
     __slots__ = (
         "agg_ids",
         "agg_trades",
+        "asked_at",
         "attempts",
         "awaiting",
         "book_gap",
@@ -100,6 +101,7 @@ class SymbolState:
         self.awaiting = False  # a snapshot request is under way
         self.attempts = 0  # snapshots refused or failed in a row
         self.retry_at = 0  # ns; 0: no retry waits
+        self.asked_at = 0  # ns; when the last snapshot was asked for
 
     @property
     def streams(self) -> list[Stream]:

@@ -107,7 +107,7 @@ class OrderBookBuilder:
         self.rule = rule
         self.snapshot_levels = snapshot_levels
         self.buffer_limit = buffer_limit
-        self.epoch = 0  # id of the snapshot that the book was built from
+        self.epoch = 0  # id of the snapshot that began the unbroken chain of deltas
         self.needs_snapshot = False  # ask for one now, then call snapshot_requested()
         self.gap_reason = ""  # why the book was last lost: sequence, malformed, known_range, or the caller's word
         self.detail = ""  # the message that goes with it, where there is one
@@ -298,7 +298,10 @@ class OrderBookBuilder:
             book.ts_event = book.ts_event if ts_event is None else ts_event
         if self._judge is None:
             self.resyncs += 1
-        self.epoch = snapshot_id
+        if self._judge is not self._next:
+            # A refresh of a LIVE book keeps its epoch: the chain of deltas is unbroken, and so what is
+            # stored of it does not depend on when the refresh happened to arrive.
+            self.epoch = snapshot_id
         self._move(BookEvent.SNAPSHOT)
         self._judge = self._next if replay else self._first
         self.needs_snapshot = self._refreshing = self._asked = False

@@ -141,7 +141,7 @@ class BookSnapshot(Struct, frozen=True, tag="book_snapshot", gc=False):
     ts_recv: int
     venue: str
     symbol: str
-    epoch: int  # update id of the exchange's snapshot that the book was built from
+    epoch: int  # update id of the exchange's snapshot that began the unbroken chain of updates
     seq: int
     known_bids: int  # levels from the touch that are known to be complete
     known_asks: int
