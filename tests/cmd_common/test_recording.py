@@ -142,3 +142,14 @@ def test_real_recordings_read_whole_and_in_order(recordings: Path) -> None:
         assert ts >= last
         assert line.text[0] == "{"
         last = ts
+
+
+def test_further_keys_before_the_message_are_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "r.ndjson"
+    path.write_text(
+        '{"recv_ns":1,"src":"ws","test":"a \\"b\\"","n":-1.5,"url":"wss://x/y","msg":{"msg":{"a":1}}}\n'
+        '{"recv_ns":null,"src":"sample","test":"spot","msg":[1]}\n'
+    )
+    first, second = read(path)
+    assert (first.recv_ns, first.src, first.url, first.text) == (1, "ws", "wss://x/y", '{"msg":{"a":1}}')
+    assert (second.recv_ns, second.url, second.text) == (None, None, "[1]")

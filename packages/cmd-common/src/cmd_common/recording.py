@@ -33,10 +33,13 @@ from .errors import DataError, UsageError
 
 __all__ = ["Line", "Playlist", "Recording", "Span", "frame_line", "read"]
 
+_TEXT = r'"(?:[^"\\]|\\.)*"'
 _LINE = re.compile(
     r'\s*\{\s*"recv_ns"\s*:\s*(?:null|(-?\d+))\s*,\s*"src"\s*:\s*"(\w+)"\s*,'
-    r'\s*(?:"url"\s*:\s*(?:null|"((?:[^"\\]|\\.)*)")\s*,\s*)?"msg"\s*:\s*(.*\S)\s*\}\s*$'
+    # Any further keys with plain values, the url among them.
+    rf'\s*((?:"(?!msg")\w+"\s*:\s*(?:{_TEXT}|[\w.+-]+)\s*,\s*)*)"msg"\s*:\s*(.*\S)\s*\}}\s*$'
 )
+_URL = re.compile(r'"url"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _FILE_GAP = 60_000_000_000  # between two files played one after the other, a longer pause is cut out
 
 
@@ -120,7 +123,8 @@ class Recording:
                 if found is None:
                     self.bad_lines += bool(raw.strip())
                     continue
-                received, src, url, text = found.groups()
+                received, src, extra, text = found.groups()
+                url = found_url[1] if extra and (found_url := _URL.search(extra)) else None
                 self.lines += 1
                 yield Line(int(received) if received is not None else None, src, _unescape(url), text)
 

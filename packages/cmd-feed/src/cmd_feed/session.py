@@ -27,7 +27,7 @@ from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
 from cmd_common.io import IReader, IWriter, open_reader, open_writer
 from cmd_common.multibook import MultiSymbolOrderBook
-from cmd_common.records import InstrumentRecord, Record, full_name
+from cmd_common.records import Record, full_name
 from cmd_common.seams import Clock, Net, Rng, SystemClock, system_rng
 from cmd_common.sequence import BookState
 
@@ -415,7 +415,7 @@ class LiveSession:
 
     def _write_instruments(self, venue: _Venue, symbols: Sequence[str]) -> None:
         now = self._clock.now()
-        self._take([instrument_record(venue.instruments[s], now) for s in symbols if s in venue.instruments])
+        self._take([venue.instruments[s].to_record(now, now) for s in symbols if s in venue.instruments])
 
     def _sync_books(self) -> None:
         """Make ``books`` hold exactly the books of the feeds."""
@@ -493,6 +493,9 @@ class LiveSession:
             self.reporter.warn(f"{task.get_name()} broke: {type(error).__name__}: {error}")
             self.error = self.error or CmdError(f"{task.get_name()} broke: {type(error).__name__}: {error}")
         if not self._tasks:
+            given_up = [runner.error for runner in self._runners.values() if runner.error is not None]
+            if len(given_up) == len(self._runners) and self.error is None:
+                self.error = next(iter(given_up), None)  # nothing is left that could go on
             for consumer in self._consumers:
                 consumer.close()
             self._ended.set()
@@ -535,29 +538,6 @@ def check_endpoint_names(overrides: Mapping[str, str], venues: Sequence[str]) ->
     for name in overrides:
         if name and name not in venues:
             raise UsageError(f"endpoint for {name}, which is not selected", hint=f"selected are {', '.join(venues)}")
-
-
-def instrument_record(instrument: Instrument, now: int) -> InstrumentRecord:
-    """Return the row of an instrument as of ``now``."""
-    i = instrument
-    return InstrumentRecord(
-        ts_event=now,
-        ts_recv=now,
-        venue=i.venue,
-        symbol=i.symbol,
-        base=i.base,
-        quote=i.quote,
-        settle=i.settle or i.quote,
-        kind=i.kind,
-        tick_size=str(i.tick_size),
-        lot_size=str(i.lot_size),
-        min_quantity=str(i.min_quantity),
-        min_notional=str(i.min_notional),
-        contract_size="" if i.contract_size is None else str(i.contract_size),
-        inverse=i.inverse,
-        expiry=i.expiry,
-        status=i.status,
-    )
 
 
 def _kind(name: str) -> str:
