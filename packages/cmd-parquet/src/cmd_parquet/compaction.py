@@ -2,7 +2,7 @@
 
 Which files may be merged: of two files with one key, the one written later decides, and a merged file counts
 as written when its newest part was. So either all files that overlap in time are merged together, or files
-that follow each other in writing order. Merging streams; memory does not grow with the day.
+that follow each other in writing order; and never files on both sides of a row that is not in a file yet. Merging streams; memory does not grow with the day.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Compactor:
         temporary: Callable[[], str],
         *,
         max_files: int,
+        barrier: Callable[[str], int | None],
     ) -> None:
         self._disk = disk
         self._location = location
@@ -57,8 +58,15 @@ class Compactor:
         self._commit = commit
         self._temporary = temporary
         self._max_files = max_files
+        self._barrier = barrier
 
     def _entries(self, partition: Partition) -> list[FileEntry]:
+        """Files that may be merged: those written before any row that is still on its way to a file."""
+        barrier = self._barrier(partition.table)
+        entries = self._all(partition)
+        return entries if barrier is None else [e for e in entries if e.order < barrier]
+
+    def _all(self, partition: Partition) -> list[FileEntry]:
         return self._manifest.files(
             partition.table, partition.venue, [partition.symbol], partition.date, partition.date
         )

@@ -24,7 +24,18 @@ from cmd_common.seams import Disk
 
 from .columns import row_decoder
 
-__all__ = ["CONFIRMED", "SUFFIX", "Journal", "Scan", "confirmed_length", "frame", "frames", "rows_in", "scan"]
+__all__ = [
+    "CONFIRMED",
+    "SUFFIX",
+    "Journal",
+    "Scan",
+    "confirmed_length",
+    "first_order",
+    "frame",
+    "frames",
+    "rows_in",
+    "scan",
+]
 
 SUFFIX: Final = ".journal"
 CONFIRMED: Final = ".confirmed"
@@ -114,6 +125,7 @@ class Header(msgspec.Struct):
     format: int
     schema: int
     writer: str
+    order: int  # no row was written before it
 
 
 _HEADER: Final = msgspec.msgpack.Decoder(Header)
@@ -153,14 +165,15 @@ def rows_of(payload: bytes, path: str) -> tuple[int, str, list[tuple[Any, ...]]]
 class Journal:
     """One journal file of one writer. After an error it may be continued or left for a new one."""
 
-    def __init__(self, disk: Disk, path: str, writer: str) -> None:
+    def __init__(self, disk: Disk, path: str, writer: str, order: int = 0) -> None:
         """Create the file; it is durable with the first commit. Raises OSError."""
         self._disk = disk
         self.path = path
+        self.order = order  # of its first row
         self.size = 0  # confirmed bytes
         self.notes = 0
         self.broken = False
-        self._header = msgspec.msgpack.encode(Header(FORMAT, SCHEMA_VERSION, writer))
+        self._header = msgspec.msgpack.encode(Header(FORMAT, SCHEMA_VERSION, writer, order))
 
     def commit(self, payloads: list[bytes]) -> None:
         """Append payloads and make them durable; on OSError nothing of them counts and all may be tried again."""
@@ -204,6 +217,18 @@ class Journal:
                 self._disk.truncate(self.path, self.size)
         except OSError:
             self.broken = True
+
+
+def first_order(data: bytes) -> int | None:
+    """The order before which no row of a journal was written, from its first bytes; None where it is unreadable."""
+    for offset, payload in frames(data):
+        if offset:
+            break
+        try:
+            return _HEADER.decode(payload).order
+        except msgspec.MsgspecError:
+            return None
+    return None
 
 
 def rows_in(data: bytes, path: str, base: int = 0) -> Iterator[tuple[int, str, list[tuple[Any, ...]]]]:

@@ -96,6 +96,8 @@ class _Held:
     def __init__(self) -> None:
         self.tables: list[pa.Table] = []
         self.nbytes = 0
+        self.order = 0
+        self.first = 0
         self.run: _Run | None = None
         self.done: list[FileEntry] = []  # finished runs; their path is the temporary one
 
@@ -119,15 +121,30 @@ class Stage:
     def __bool__(self) -> bool:
         return bool(self._held)
 
-    def add(self, name: str, data: pa.Table) -> None:
-        """Take checked rows with ``_order``; raises OSError when spilling fails."""
+    def add(self, name: str, data: pa.Table, group: int = 0) -> None:
+        """Take checked rows with ``_order``, rising; raises OSError when spilling fails."""
         for partition, part in split(table_of(name), data):
-            self.add_part(partition, part)
+            self.add_part(partition, part, group)
+
+    def orders(self, name: str) -> dict[Partition, list[int]]:
+        """The order that each file of a table will have, by partition."""
+        found: dict[Partition, list[int]] = {}
+        for (partition, _), held in self._held.items():
+            if partition.table == name:
+                found.setdefault(partition, []).append(held.order)
+        return found
+
+    def first_order(self, name: str) -> int | None:
+        """When the first staged row of a table was written."""
+        return min((h.first for key, h in self._held.items() if key[0].table == name), default=None)
 
     def add_part(self, partition: Partition, data: pa.Table, group: int = 0) -> None:
         """Take rows of one partition."""
         held = self._held.setdefault((partition, group), _Held())
         held.tables.append(data)
+        bounds = compute().min_max(data.column(ORDER)).as_py()
+        held.first = min(held.first or bounds["min"], bounds["min"])
+        held.order = max(held.order, bounds["max"])
         # A slice counts whole buffers in some Arrow versions; rows times width is what it holds.
         size = data.nbytes
         held.nbytes += size

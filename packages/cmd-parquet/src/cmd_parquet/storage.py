@@ -15,7 +15,17 @@ from cmd_common.seams import Disk, OsDisk
 
 from .paths import LOCKS, encode, join
 
-__all__ = ["DiskSink", "Lock", "ensure_dir", "ensure_location", "is_real", "read_from", "store_errors", "try_lock"]
+__all__ = [
+    "DiskSink",
+    "Lock",
+    "ensure_dir",
+    "ensure_location",
+    "is_real",
+    "read_from",
+    "read_head",
+    "store_errors",
+    "try_lock",
+]
 
 _CHUNK: Final = 4 << 20
 
@@ -52,18 +62,19 @@ def store_errors(what: str) -> Iterator[None]:
 
 
 def ensure_location(disk: Disk, location: str) -> None:
-    """Create a store's folder and its parents durably."""
-    missing = [location]
-    probe = os.path.dirname(location)
-    while probe and not disk.exists(probe):
-        missing.append(probe)
-        if os.path.dirname(probe) == probe:
-            break
-        probe = os.path.dirname(probe)
+    """Create a store's folder and its parents durably.
+
+    All parents are synced: an earlier attempt may have failed between making and syncing one.
+    """
     disk.makedirs(location)
-    for new in reversed(missing):
+    path = location
+    while True:
+        parent = os.path.dirname(path)
         with suppress(PermissionError):  # a parent that is not ours and that we may not open
-            disk.sync_dir(os.path.dirname(new) or ".")
+            disk.sync_dir(parent or ".")
+        if parent in ("", path):
+            break
+        path = parent
 
 
 def ensure_dir(disk: Disk, location: str, folder: str, known: set[str] | None = None) -> None:
@@ -92,6 +103,14 @@ def read_from(disk: Disk, path: str, offset: int) -> bytes:
             f.seek(offset)
             return f.read()
     return disk.read(path)[offset:]
+
+
+def read_head(disk: Disk, path: str, size: int) -> bytes:
+    """Read at most the first ``size`` bytes of a file."""
+    if is_real(disk):
+        with open(path, "rb") as f:
+            return f.read(size)
+    return disk.read(path)[:size]
 
 
 class DiskSink:

@@ -33,13 +33,13 @@ from .columns import ORDER, check_batch, check_schema, row_getter, rows_to_arrow
 from .compaction import Compactor
 from .deletion import Deletion, rewrite
 from .files import FileEntry
-from .journal import SUFFIX, Journal, encode_rows, rows_in
+from .journal import SUFFIX, Journal, encode_rows, first_order, rows_in
 from .lazy import compute
 from .manifest import Manifest, commit, resolve
 from .paths import DAY, INTERNAL, JOURNAL, LOCKS, TMP, Partition, date_of, join
 from .recovery import Recovery
 from .stage import NewFile, Stage, split
-from .storage import Lock, busy, ensure_dir, ensure_location, store_errors, try_lock
+from .storage import Lock, busy, ensure_dir, ensure_location, read_head, store_errors, try_lock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,6 +84,7 @@ class ParquetWriter:
         self._closed = False
         self._payloads: list[bytes] = []
         self._waiting = 0  # bytes of payloads
+        self._first = 0  # order of the first one
         self._unconfirmed: dict[str, int] = {}
         self._journal: Journal | None = None
         self._left: list[Journal] = []  # journals that failed; their confirmed part is still to be rolled
@@ -93,6 +94,7 @@ class ParquetWriter:
         self._deletions: list[Deletion] = []
         self._touched: set[Partition] = set()
         self._folders: set[str] = set()
+        self._groups: dict[str, int] = {}
         self._chores: dict[Partition, None] = {}
         self._intents: list[str] = []
         with store_errors(f"cannot open the store at {self.location}"):
@@ -133,15 +135,20 @@ class ParquetWriter:
                 rows = by_table[name] = []
             rows.append(row_getter(name)(record))
         payloads = []
+        first = max(self._clock.now(), self._order)
         for name, rows in by_table.items():
             if name in ("book_snapshots", "book_deltas", "aggregated_books"):
                 _check_sides(name, rows)
             for start in range(0, len(rows), _FRAME_ROWS):
                 part = rows[start : start + _FRAME_ROWS]
                 payloads.append(encode_rows(self._stamp(len(part)), name, part))
+        if not self._payloads:
+            self._first = first
         self._payloads += payloads
         self._waiting += sum(map(len, payloads))
         for name, rows in by_table.items():
+            if self._stage:  # batches from before and after these rows must not become one file
+                self._groups[name] = self._groups.get(name, 0) + 1
             self.counters.records[name] = self.counters.records.get(name, 0) + len(rows)
         if self._waiting > self._options.buffer_bytes:
             self._confirm()
@@ -163,7 +170,7 @@ class ParquetWriter:
             if self._journal is None:
                 self._journals += 1
                 path = join(self.location, JOURNAL, f"{self.writer_id}-{self._journals}{SUFFIX}")
-                self._journal = Journal(self._disk, path, self.writer_id)
+                self._journal = Journal(self._disk, path, self.writer_id, self._first)
             self._journal.commit(self._payloads)
         self.counters.bytes += self._waiting
         self._payloads, self._waiting = [], 0
@@ -201,7 +208,8 @@ class ParquetWriter:
                     for start in range(0, piece.num_rows, _CHUNK_ROWS):
                         part = piece.slice(start, _CHUNK_ROWS)
                         data = check_batch(table, part)
-                        self._stage.add(table, _with_order(data, self._stamp(part.num_rows)))
+                        order = self._stamp(part.num_rows)
+                        self._stage.add(table, _with_order(data, order), self._groups.get(table, 0))
                         rows += part.num_rows
         except (StoreError, pa.ArrowException) as error:
             self.discard()
@@ -243,6 +251,7 @@ class ParquetWriter:
     def discard(self) -> None:
         """Drop all batches and deletions since the last ``flush``; live rows are untouched."""
         self._stage.discard()
+        self._groups.clear()
         self._deletions.clear()
 
     # -- durability -----------------------------------------------------------------------------------
@@ -303,6 +312,7 @@ class ParquetWriter:
                     self.discard()
                 raise
             deletions, self._deletions = self._deletions, []
+            self._groups.clear()
             try:
                 for _ in range(_ATTEMPTS):
                     try:
@@ -442,10 +452,12 @@ class ParquetWriter:
             _stage_rows(stage, name, held, orders, others[name])
 
     def _newer(self, name: str, order: int) -> dict[Partition, list[int]]:
-        """Orders of files that were written after ``order``, by partition."""
+        """Orders of files that were written after ``order`` or are staged, by partition."""
         newer: dict[Partition, list[int]] = {}
         for entry in self._manifest.files(name, newer_than=order):
             newer.setdefault(entry.partition, []).append(entry.order)
+        for partition, staged in self._stage.orders(name).items():
+            newer.setdefault(partition, []).extend(staged)
         return newer
 
     # -- compaction and locks ---------------------------------------------------------------------------
@@ -458,7 +470,31 @@ class ParquetWriter:
             self.commit,
             self._temporary,
             max_files=self._options.compact_files,
+            barrier=self._barrier,
         )
+
+    def _barrier(self, table: str) -> int | None:
+        """The order of the first row of a table that may not be in a file yet; None where all are.
+
+        Of other processes' journals only gaps matter: they are marked as repaired by writing them again. Everywhere
+        else rows of one key that were written by two processes are told apart by the schema's preference, or equal.
+        """
+        orders = [j.order for j in self._all_journals()]
+        if self._payloads:
+            orders.append(self._first)
+        staged = self._stage.first_order(table)
+        if staged is not None:
+            orders.append(staged)
+        if table == "gaps":
+            for name in self._disk.listdir(join(self.location, JOURNAL)):
+                if name.endswith(SUFFIX) and not name.startswith(f"{self.writer_id}-"):
+                    try:
+                        order = first_order(read_head(self._disk, join(self.location, JOURNAL, name), 4096))
+                    except FileNotFoundError:  # rolled meanwhile
+                        continue
+                    if order is not None:
+                        orders.append(order)
+        return min(orders, default=None)
 
     def compact(self, table: str | None = None, *, progress: Callable[[str], None] | None = None) -> int:
         """Merge every partition (of one table) into one file with each key once; returns files saved.
@@ -514,7 +550,9 @@ class ParquetWriter:
                 self._commit_stage()
             self.roll()
             with store_errors(f"cannot finish writing to {self.location}"):
-                for partition in sorted(self._touched):
+                # Gaps that an earlier writer had to leave side by side while another one ran are merged as well.
+                gaps = {e.partition for e in self._manifest.files("gaps")}
+                for partition in sorted(self._touched | gaps):
                     self._compactor().exact(partition)
                 self._resolve_own()
                 self._manifest.write_sum()

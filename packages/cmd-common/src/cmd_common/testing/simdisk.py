@@ -141,7 +141,12 @@ class SimDisk:
             self._settle(change)
         self._pending.clear()
         self._files = dict(self._durable_files)
-        self._dirs = set(self._durable_dirs)
+        # A directory or file is there only if all directories above it are.
+        self._dirs = {"/"}
+        for path in sorted(self._durable_dirs):
+            if posixpath.dirname(path) in self._dirs:
+                self._dirs.add(path)
+        self._durable_dirs = set(self._dirs)
         for path in list(self._files):
             if posixpath.dirname(path) not in self._dirs:
                 del self._files[path]
