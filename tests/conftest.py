@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,13 @@ def recordings() -> Path:
     path = os.environ.get("CMD_RECORDINGS", "")
     require("recordings", bool(path) and Path(path).is_dir(), "set CMD_RECORDINGS to the folder of recordings")
     return Path(path).resolve()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything is required, a skipped test is a failed one: nothing may hide a missing part."""
+    report = yield
+    if report.skipped and os.environ.get("CMD_REQUIRE") == "all":
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, but CMD_REQUIRE=all asks for every part: {report.longrepr}"
+    return report
