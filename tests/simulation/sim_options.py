@@ -91,9 +91,7 @@ def expand(seed: int) -> Options:
         request=rate(0.3, 0.05, 0.4),
     )
     types = ["trades", "book"]
-    for extra in ("quotes", "candles", "agg_trades"):
-        if rng.random() < 0.25:
-            types.append(extra)
+    types += [extra for extra in ("quotes", "candles", "agg_trades") if rng.random() < 0.25]
     return Options(
         seed=seed,
         market=rng.choice(MARKETS),

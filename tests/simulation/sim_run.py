@@ -48,14 +48,17 @@ class SimReporter:
     def __init__(self, log: EventLog, now: Callable[[], int]) -> None:
         self._log = log
         self._now = now
+        self.defects: list[str] = []
 
     def info(self, message: str) -> None:
         """Keep."""
         self._log.add(self._now(), "info", message)
 
     def warn(self, message: str) -> None:
-        """Keep."""
+        """Keep; a defect of a feed is never expected."""
         self._log.add(self._now(), "warn", message)
+        if "defect" in message:
+            self.defects.append(message)
 
     def ready(self, facts: Mapping[str, Any]) -> None:
         """Keep."""
@@ -284,9 +287,9 @@ class Run:
         session = self.session
         if session is not None:
             self.session = None
-            defects = [c.name for c in session.connections() if c.counters.defects]
-            if defects:
-                raise Violation("defect", f"an exception in {defects}")
+            reporter = session.reporter
+            if isinstance(reporter, SimReporter) and reporter.defects:
+                raise Violation("defect", reporter.defects[0])
 
     def _life_over(self, task: asyncio.Task[None]) -> None:
         if task is not self.life:

@@ -57,7 +57,7 @@ def test_a_timer_below_a_nanosecond_still_moves_the_clock():
 
     async def main():
         end = loop.time() + 0.1 + 0.2  # not a whole number of ns
-        while (left := end - loop.time()) > 0:
+        while (left := end - loop.time()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(left if left > 1e-9 else 1e-12)
 
     loop.run(main())
