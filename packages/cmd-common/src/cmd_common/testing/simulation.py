@@ -16,6 +16,7 @@ import hashlib
 import multiprocessing
 import random
 import sys
+import threading
 import time
 import traceback
 from collections import Counter, deque
@@ -104,9 +105,9 @@ _hooked = False
 class Guard:
     """While entered, modules whose name starts with one of ``prefixes`` may use only the seams.
 
-    Their calls of the wall clock, ``time.sleep`` and the module-level random functions raise, as do
-    (by anybody) opening a file for writing, connecting a socket, starting a thread or a process. ``broken`` keeps what was
-    caught, because the code under test may swallow the exception.
+    Their calls of the wall clock, ``time.sleep`` and the module-level random functions raise, as do (by
+    anybody) opening a file for writing, connecting a socket, starting a thread or a process. ``broken``
+    keeps what was caught, because the code under test may swallow the exception.
     """
 
     def __init__(self, prefixes: tuple[str, ...] = ("cmd_",)) -> None:
@@ -139,6 +140,8 @@ class Guard:
             self._wrap(time, name)
         for name in _RANDOM_FUNCTIONS:
             self._wrap(random, name)
+        self._saved.append((threading.Thread, "start", threading.Thread.start))  # no audit event before 3.12
+        threading.Thread.start = lambda thread: self._refuse(f"{thread.name} was started")  # type: ignore[method-assign,assignment]
         _active.append(self)
         return self
 
@@ -159,8 +162,6 @@ class Guard:
         elif event == "sqlite3.connect":
             if str(args[0]) not in (":memory:", ""):
                 self._refuse(f"sqlite3.connect({args[0]!r})")
-        elif event == "_thread.start_new_thread":
-            self._refuse("a thread was started")
         elif event in _FORBIDDEN_EVENTS:
             if event == "os.mkdir" and "__pycache__" in str(args[0]):
                 return
