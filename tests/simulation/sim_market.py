@@ -12,6 +12,7 @@ from cmd_common.emulation import Emulator, MarketSource
 from cmd_common.records import Record
 from cmd_common.schema import TABLES
 from cmd_common.seams import Disk
+from cmd_parquet.checking import verify
 from cmd_parquet.store import ParquetStore
 from cmd_parquet.writer import WriterOptions
 
@@ -76,3 +77,8 @@ def read_parquet(disk: Disk) -> dict[str, list[Record]]:
     """Every row of every table, by the reader."""
     with ParquetStore(disk=disk).reader(LOCATION) as reader:
         return {table: list(reader.records(table)) for table in TABLES}
+
+
+def verify_parquet(disk: Disk) -> list[str]:
+    """What the store's own check finds."""
+    return [f"{problem.kind} {problem}" for problem in verify(LOCATION, disk=disk)]

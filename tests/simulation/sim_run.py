@@ -124,6 +124,10 @@ class ParquetBackend:
         """All rows, by the reader."""
         return sim_market.read_parquet(self.disk)
 
+    def problems(self) -> list[str]:
+        """What the store's own byte-by-byte check finds: half files, leftovers, a manifest that is not true."""
+        return sim_market.verify_parquet(self.disk)
+
     def reader(self) -> Any:
         """Open the reader."""
         return sim_market.open_parquet_reader(self.disk)
@@ -163,6 +167,10 @@ class LightBackend:
     def rows(self) -> dict[str, list[Record]]:
         """All durable rows."""
         return {table: list(self.store.records(table)) for table in RECORD_TABLES}
+
+    def problems(self) -> list[str]:
+        """Nothing can be wrong inside."""
+        return []
 
     def reader(self) -> Any:
         """Open the reader."""
@@ -363,6 +371,9 @@ class Run:
             self.backend.open().close()  # recovery
         rows = self.backend.rows()
         self.acknowledged.check(rows, when)
+        problems = self.backend.problems()
+        if problems:
+            raise Violation("sound", f"{when}: {problems[0]}")
         self.backend.faults(self.loop.ns < self.options.faults_for * SECOND)
         return rows
 

@@ -81,7 +81,8 @@ class LightStore:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def writer(self) -> LightWriter:
-        """Open for writing."""
+        """Open for writing; what an earlier writer could not flush goes as in a crash."""
+        self.crash()
         return LightWriter(self)
 
     def records(self, table: str) -> Iterator[Record]:
