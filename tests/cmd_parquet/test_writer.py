@@ -175,13 +175,13 @@ def test_a_long_recording_keeps_few_files(location: str) -> None:
     clock = ManualClock()
     writer = ParquetWriter(location, clock=clock, options=WriterOptions(compact_files=4))
     most = 0
-    for i in range(60):
+    for i in range(40):
         writer.write([trade(i * 10 + k) for k in range(10)])
         writer.roll()
         writer.flush()
         most = max(most, len(parquet(location)))
     assert most <= 12
-    assert rows(location) == model([trade(i) for i in range(600)])
+    assert rows(location) == model([trade(i) for i in range(400)])
     clock.t += 4 * DAY
     writer.write([trade(0)])
     writer.roll()

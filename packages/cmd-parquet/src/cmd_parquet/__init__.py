@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checking import Problem as Problem
+    from .checking import rebuild as rebuild
+    from .checking import verify as verify
     from .reader import ParquetReader as ParquetReader
     from .store import ParquetStore as ParquetStore
-    from .verify import Problem as Problem
-    from .verify import rebuild as rebuild
-    from .verify import verify as verify
     from .writer import ParquetWriter as ParquetWriter
     from .writer import WriterOptions as WriterOptions
 
@@ -24,10 +24,10 @@ _HOME = {
     "ParquetReader": "reader",
     "ParquetStore": "store",
     "ParquetWriter": "writer",
-    "Problem": "verify",
+    "Problem": "checking",
     "WriterOptions": "writer",
-    "rebuild": "verify",
-    "verify": "verify",
+    "rebuild": "checking",
+    "verify": "checking",
 }
 
 

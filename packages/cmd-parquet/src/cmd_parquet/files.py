@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -130,10 +131,18 @@ def open_parquet(disk: Disk, path: str, what: str) -> pq.ParquetFile:
         source: Any
         source = pa.OSFile(path, "r") if is_real(disk) else pa.BufferReader(disk.read(path))
         return pq.ParquetFile(source, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from error
     except (pa.ArrowException, OSError) as error:
         raise damaged(what, error) from error
+
+
+def missing(path: str, location: str) -> StoreError:
+    """The error for a live file that is not there."""
+    return StoreError(
+        f"file {path} is missing though the manifest of {location} lists it",
+        hint="restore it from a copy, or archive that day again",
+    )
 
 
 def damaged(what: str, error: object) -> StoreError:

@@ -18,7 +18,7 @@ from cmd_common.schema import table as table_of
 from cmd_common.seams import Disk, OsDisk
 
 from .columns import ORDER, to_records
-from .files import FileEntry, read_file
+from .files import FileEntry, missing, read_file
 from .journals import JournalView
 from .lazy import compute
 from .manifest import Manifest
@@ -194,10 +194,7 @@ class ParquetReader:
                 return
             except FileNotFoundError as error:
                 if attempt == _ATTEMPTS:
-                    raise StoreError(
-                        f"file {error.filename or error} is missing though the manifest of {self.location} lists it",
-                        hint="restore it from a copy, or archive that day again",
-                    ) from error
+                    raise missing(str(error.filename or error), self.location) from error
 
     def _file(
         self, entry: FileEntry, columns: list[str], start: int | None, end: int | None, batch_rows: int

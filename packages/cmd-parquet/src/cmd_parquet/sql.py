@@ -19,7 +19,7 @@ from cmd_common.symbols import nearest
 
 from .columns import ORDER, arrow_schema
 from .compaction import clusters
-from .files import FileEntry
+from .files import FileEntry, missing
 from .paths import Partition, join
 from .storage import is_real, store_errors
 
@@ -50,7 +50,7 @@ _READS: Final = frozenset(
 )
 _COMMENT: Final = re.compile(r"\s*(--[^\n]*(\n|$)|/\*.*?\*/)", re.DOTALL)
 _EXPLAIN: Final = re.compile(r"explain\s*(\([^)]*\)|analyze\b)?", re.IGNORECASE)
-_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 10
 
 
 class SqlResult:
@@ -98,14 +98,18 @@ def run(reader: ParquetReader, query: str, parameters: Mapping[str, object] | No
 
     for attempt in range(_ATTEMPTS):
         connection = duckdb.connect(":memory:")
+        views = _Views(reader, connection, query)
         try:
             with store_errors(f"cannot read the store at {reader.location}"):
-                _Views(reader, connection, query).create()
+                views.create()
             _check(connection, query)
             return SqlResult(_fetch(connection, query, parameters))
         except duckdb.Error as error:
-            if attempt + 1 < _ATTEMPTS and _is_gone(error):
-                continue  # a file was compacted away between manifest and query
+            gone = [path for path in views.files if not os.path.exists(path)]
+            if gone and attempt + 1 < _ATTEMPTS:
+                continue  # compacted away between manifest and query
+            if gone:
+                raise missing(gone[0], reader.location) from error
             raise _explain(error, reader.location) from error
         finally:
             connection.close()
@@ -141,11 +145,6 @@ def _check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         raise UsageError(
             f"{word.upper() or 'this'} is not a query", hint="the store is read-only here; write SELECT ... FROM ..."
         )
-
-
-def _is_gone(error: Exception) -> bool:
-    words = str(error)
-    return "No such file" in words or "No files found" in words or ("does not exist" in words and ".parquet" in words)
 
 
 def _explain(error: Exception, location: str) -> CmdError:
@@ -193,7 +192,7 @@ class _Views:
         self._reader = reader
         self._connection = connection
         self._query = query.lower()
-        self._allowed: list[str] = []
+        self.files: list[str] = []
 
     def create(self) -> None:
         """Create all views, then close the door behind them."""
@@ -201,7 +200,7 @@ class _Views:
             body = self._body(table) if table.name in self._query else ""
             self._connection.execute(f"CREATE VIEW {table.name} AS {body or _empty(table)}")
         settings = [
-            f"SET allowed_paths = {_list(self._allowed)}",
+            f"SET allowed_paths = {_list(self.files)}",
             f"SET temp_directory = {_quote(join(tempfile.gettempdir(), f'cmd-duckdb-{os.getpid()}'))}",
             "SET enable_external_access = false",
             "SET autoinstall_known_extensions = false",
@@ -235,7 +234,7 @@ class _Views:
 
     def _paths(self, entries: list[FileEntry]) -> list[str]:
         paths = [os.path.abspath(join(self._reader.location, e.path)) for e in entries]
-        self._allowed += paths
+        self.files += paths
         return paths
 
     def _files(self, table: Table, entries: list[FileEntry], filename: bool = False) -> str:
