@@ -461,6 +461,7 @@ class Archiver:
         self, unit: Unit, products: Sequence[str], spool: Spool, replace: Sequence[str], gaps: Sequence[Gap]
     ) -> dict[str, int]:
         from .candles import CandleMaker
+        from .parse import gap_batch
 
         file = unit.file
         writer = self._open()
@@ -479,8 +480,8 @@ class Archiver:
                 built = maker.finish(file.venue, file.symbol)
                 writer.write_batch("candles", built)
                 counts[product] = built.num_rows
-            if gaps:
-                writer.write(gaps)
+            if gaps:  # as a batch, so that they become visible in the same commit as the rows
+                writer.write_batch("gaps", gap_batch(gaps))
             writer.flush()
         except OSError as error:
             self._give_up()
@@ -509,11 +510,15 @@ class Archiver:
             return
         start, end = day_start(file.first_day), day_start(file.last_day) + 86_400_000_000_000
         if product.startswith(BUILT):
-            where = {"interval": product.removeprefix(BUILT), "source": "built"}
-            delete("candles", file.venue, file.symbol, start, end, archived_only=True, where=where)
+            interval = product.removeprefix(BUILT)
+            delete(
+                "candles", file.venue, file.symbol, start, end, archived_only=True, interval=interval, source="built"
+            )
         elif product == "candles":
-            where = {"interval": file.interval, "source": "exchange"}
-            delete("candles", file.venue, file.symbol, start, end, archived_only=True, where=where)
+            interval = file.interval
+            delete(
+                "candles", file.venue, file.symbol, start, end, archived_only=True, interval=interval, source="exchange"
+            )
         else:
             delete(product, file.venue, file.symbol, start, end, archived_only=True)
 

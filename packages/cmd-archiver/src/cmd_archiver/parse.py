@@ -11,22 +11,23 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
+from msgspec import structs
 
 from cmd_common.archive import ArchiveFile, ArchiveSource, CsvLayout, Derive
 from cmd_common.errors import DataError, ProtocolError
-from cmd_common.records import INEXACT
+from cmd_common.records import INEXACT, Gap
 from cmd_common.schema import SCHEMA, Column
 
 from ._arrow import pc, read_csv, repeat
 
-__all__ = ["CsvFile", "arrow_schema", "derive", "inflate", "to_ns"]
+__all__ = ["CsvFile", "arrow_schema", "derive", "gap_batch", "inflate", "to_ns"]
 
 BLOCK: Final = 4 << 20  # bytes of text that are parsed at once
 _READ: Final = 256 << 10  # compressed bytes read at once
@@ -268,6 +269,12 @@ def _scale(value: int) -> int:
 def arrow_schema(table: str) -> pa.Schema:
     """The Arrow schema of one table of ``cmd_common.schema``."""
     return pa.schema([pa.field(c.name, _TYPES[c.type], nullable=c.nullable) for c in SCHEMA[table].columns])
+
+
+def gap_batch(gaps: Sequence[Gap]) -> pa.RecordBatch:
+    """Gap rows as one Arrow batch."""
+    schema = arrow_schema("gaps")
+    return pa.RecordBatch.from_pylist([structs.asdict(gap) for gap in gaps], schema=schema)
 
 
 def _inexact(values: Any) -> Any | None:
