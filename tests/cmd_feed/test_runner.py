@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from cmd_common.errors import DisconnectedError
 from cmd_common.exchange import Limits
 from cmd_common.records import FeedStatus, Gap
+from cmd_common.seams import SystemClock
 from cmd_common.testing.virtual import VirtualClock, VirtualLoop
 from cmd_feed.net import SystemNet
 from cmd_feed.runner import RunnerState
@@ -404,3 +406,94 @@ def test_connection_attempts_stay_within_the_limit_of_the_exchange(rig: Any) -> 
             assert sum(start <= t < start + 5 * minute for t in net.opened) <= 20
 
     in_virtual_time(main)
+
+
+async def test_who_waits_for_the_end_gives_up_a_server_that_is_gone(server: Any, rig: Any) -> None:
+    async def script(_: Any, connection: Any, __: int) -> None:
+        await send_then_close(connection, range(5))
+
+    server.script = script
+    server.refuse = lambda n: None if n in (1, 2, 3) else (503, {}, b"")
+    r = rig(server, until_end=True, first_attempts=4)
+    async with r.running() as task:
+        await asyncio.wait_for(task, 20)
+    assert r.runner.state is RunnerState.FAILED
+    assert server.attempts == 3 + 4  # connections that worked do not count, whatever became of them
+
+
+async def test_who_is_given_up_for_defects_says_the_last_one(server: Any, rig: Any) -> None:
+    async def bad(_: Any, connection: Any, __: int) -> None:
+        await connection.send("defect")
+        await connection.wait_closed()
+
+    server.script = bad
+    r = rig(server)
+    async with r.running() as task:
+        await asyncio.wait_for(task, 20)
+    assert str(r.runner.error) == "5 defects in a row, the last one RuntimeError: a defect of two lines"
+
+
+async def test_defects_far_apart_are_not_in_a_row(server: Any, rig: Any, until: Any) -> None:
+    async def bad(_: Any, connection: Any, __: int) -> None:
+        await connection.send("defect")
+        await connection.wait_closed()
+
+    server.script = bad
+    r = rig(server)
+    r.runner._backoff.stable = 0  # every connection counts as one that lasted
+    async with r.running():
+        await until(lambda: r.runner.counters.defects > 6)
+        assert r.runner.state is not RunnerState.FAILED
+
+
+async def test_a_ticker_that_breaks_opens_the_connection_anew(server: Any, rig: Any, until: Any) -> None:
+    r = rig(server)
+    real, calls = r.hooks.sink, []
+
+    def sink(records: list[Any]) -> None:
+        calls.append(records)
+        if len(calls) == 2:  # outside of the Feed: no guard of a call of the Feed sees it
+            raise RuntimeError("the sink broke")
+        real(records)
+
+    r.hooks.sink = sink
+    r.feed.tick = lambda now: type(r.feed.close(now))(r.feed.close(now).records * 2048)
+    async with r.running():
+        await until(lambda: server.connections == 2)
+    assert any("the sink broke" in w for w in r.warnings)
+
+
+async def test_waiting_connections_do_not_all_take_the_place_that_comes_free(rig: Any, server: Any) -> None:
+    times: list[int] = []
+
+    class Refused:
+        async def connect(self, url: str, *, headers: object = None) -> Any:
+            times.append(clock.monotonic())
+            raise DisconnectedError("refused")
+
+        async def close(self) -> None: ...
+
+    class Jump(SystemClock):
+        """Time passes only while somebody sleeps, and then at once."""
+
+        def __init__(self) -> None:
+            self.ns = 0
+
+        def monotonic(self) -> int:
+            return self.ns
+
+        async def sleep(self, ns: int) -> None:
+            wake = self.ns + ns
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            self.ns = max(self.ns, wake)
+
+    clock = Jump()
+    limits = Limits(0, "p", 0, 3, 0, 0)  # three in 5 minutes; one is kept free
+    rigs = [rig(server, net=Refused(), clock=clock, limits=limits, first_attempts=3) for _ in range(4)]
+    for r in rigs[1:]:
+        r.runner._connects = rigs[0].runner._connects
+    await asyncio.wait_for(asyncio.gather(*(r.runner.run() for r in rigs)), 20)
+    assert len(times) == 12
+    for start in times:
+        assert sum(start <= t < start + 300_000_000_000 for t in times) <= 3

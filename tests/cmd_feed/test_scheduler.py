@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from cmd_common.errors import BlockedError, DisconnectedError, ProtocolError, RateLimitError, VenueError
 from cmd_common.http import HttpRequest
 from cmd_feed.budget import MARGIN, MINUTE, SECOND, WeightBudget
-from cmd_feed.scheduler import Job, SnapshotQueue, passing
+from cmd_feed.scheduler import BLOCKED_FOR, Job, SnapshotQueue, passing
 
 
 def request(weight: int = 250) -> HttpRequest:
@@ -204,3 +205,30 @@ def test_cancelling_a_connection_forgets_all_of_it_and_only_it() -> None:
 def test_which_errors_pass(error: VenueError, expected: bool) -> None:
     assert passing(error) is expected
     assert not isinstance(error, ProtocolError)
+
+
+def test_a_firewall_that_refuses_keeps_the_whole_pool_quiet_for_a_while() -> None:
+    budget = WeightBudget("p", 6000)
+    queue = SnapshotQueue(budget, random.Random(1))
+    queue.add(("c", "A"), request())
+    queue.add(("c", "B"), request())
+    job = queue.next(0)
+    assert isinstance(job, Job)
+    assert queue.fail(job, BlockedError("its firewall refused this address", status=403), 0)
+    assert queue.next(SECOND) == BLOCKED_FOR - SECOND
+    assert isinstance(queue.next(BLOCKED_FOR), Job)
+
+
+async def test_a_request_that_breaks_unexpectedly_frees_its_slot_and_is_told(rig: Any, server: Any, until: Any) -> None:
+    r = rig(server, rest=True)
+    real = r.net.request
+
+    async def request_once(request: HttpRequest) -> Any:
+        r.net.request = real
+        raise ValueError("no such thing")
+
+    r.net.request = request_once
+    async with r.running():
+        await until(lambda: r.feed.failed)
+        assert r.feed.failed == [("BTC", "the request broke: ValueError: no such thing")]
+        assert len(r.scheduler.queue) == r.scheduler.queue._slots == 0

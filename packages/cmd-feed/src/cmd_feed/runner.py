@@ -132,7 +132,9 @@ class ConnectionRunner:
         self._interrupt: _Lost | None = None
         self._stopping = asyncio.Event()
         self._defects = 0
+        self._defect_text = ""
         self._refusals = 0
+        self._unreachable = 0  # handshakes in a row that failed
         self._closed = False
 
     @property
@@ -168,8 +170,7 @@ class ConnectionRunner:
     async def _once(self) -> int | None:
         """One connection; returns ns to wait before the next, or None when it is over."""
         self._set(RunnerState.CONNECTING)
-        delay = self._connects.delay(self._clock.monotonic())
-        if delay:
+        while delay := self._connects.delay(self._clock.monotonic()):  # others may take the place meanwhile
             self._connects.waited += 1
             self._hooks.warn(f"{self.name}: {delay / SECOND:.0f} s until the exchange allows another connection")
             await self._sleep(delay)
@@ -185,21 +186,28 @@ class ConnectionRunner:
             return None
         self.counters.connects += 1
         self.ever_connected = True
-        self._refusals = 0
+        self._refusals = self._unreachable = 0
         self._backoff.limit = self._attempts
-        self._backoff.succeeded(self._clock.monotonic())
+        opened = self._clock.monotonic()
+        self._backoff.succeeded(opened)
+        before = self._defects
         try:
             lost = await self._serve(ws)
         finally:
             await ws.close()
+        if self._clock.monotonic() - opened >= self._backoff.stable:
+            self._defects -= before  # those were not in a row
         return await self._over(ws, lost)
 
     def _refused(self, error: VenueError) -> int | None:
         now = self._clock.monotonic()
         wait = self._backoff.failed(now)
+        self._unreachable += 1
         if isinstance(error, BlockedError):
             self._refusals += 1
-        if self._backoff.exhausted or self._refusals >= REFUSALS:
+        # One who waits for the end of the data need not wait for a server that is gone.
+        gone = self._until_end and self._unreachable >= self._first_attempts
+        if self._backoff.exhausted or self._refusals >= REFUSALS or gone:
             return self._give_up(error)
         if isinstance(error, RateLimitError):
             wait = max(wait, error.retry_after or DEFAULT_RETRY_AFTER)
@@ -219,7 +227,7 @@ class ConnectionRunner:
         now = self._clock.now()
         self._guard(lambda: self.feed.disconnected(now, lost.reason))
         if self._defects >= DEFECTS:
-            return self._give_up(CmdError(f"{self.name} is given up after {DEFECTS} defects in a row"))
+            return self._give_up(CmdError(f"{DEFECTS} defects in a row, the last one {self._defect_text}"))
         wait = 0 if lost.planned else self._backoff.failed(self._clock.monotonic())
         if self._backoff.exhausted:
             return self._give_up(DisconnectedError(f"{self.name}: {lost.reason}"))
@@ -260,6 +268,8 @@ class ConnectionRunner:
             asyncio.create_task(self._send_loop(ws), name=f"send {self.name}"),
             asyncio.create_task(self._tick_loop(ws), name=f"tick {self.name}"),
         ]
+        for task in helpers:
+            task.add_done_callback(self._helper_done)
         try:
             if not self._guard(lambda: self.feed.connected(now)):
                 return _Lost("defect")
@@ -306,7 +316,6 @@ class ConnectionRunner:
             since_yield += 1
             if since_yield >= 256:  # a socket that always has frames must not starve timers and peers
                 since_yield = 0
-                self._defects = 0
                 self._flush()
                 await asyncio.sleep(0)
             if full():
@@ -370,9 +379,15 @@ class ConnectionRunner:
     def _defect(self, error: Exception) -> _Lost:
         self._defects += 1
         self.counters.defects += 1
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = self._defect_text = " ".join(f"{type(error).__name__}: {error}".split())
         self._hooks.warn(f"{self.name}: defect while reading a message ({text}); the connection is opened anew")
         return _Lost(f"defect {type(error).__name__}")
+
+    def _helper_done(self, task: asyncio.Task[None]) -> None:
+        """A sender or ticker that breaks must not leave a connection that looks alive."""
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._interrupt = self._defect(error)
+            self._kick()
 
     def _act(self, actions: Sequence[Action]) -> None:
         for action in actions:

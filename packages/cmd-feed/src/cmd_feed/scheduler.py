@@ -27,6 +27,7 @@ __all__ = ["Job", "SnapshotCounters", "SnapshotQueue", "SnapshotScheduler", "fet
 
 Key = tuple[str, str]  # connection name, symbol
 DEFAULT_RETRY_AFTER = 60 * SECOND  # the exchange banned us without saying for how long
+BLOCKED_FOR = 300 * SECOND  # between two tries where a firewall refuses this address
 
 
 class SnapshotCounters(Struct):
@@ -154,12 +155,15 @@ class SnapshotQueue:
         """A job's request failed at ``now``; True if it was given up and its owner must be told.
 
         A rate limit bans the whole pool, waits for its end and is tried again; a lost connection or a
-        server error is tried again with backoff, up to the limit; anything else is final.
+        server error is tried again with backoff, up to the limit; anything else is final. A firewall's
+        refusal keeps the whole pool quiet for ``BLOCKED_FOR``, so that hundreds of books do not provoke it.
         """
         self._slots -= 1
         if isinstance(error, RateLimitError):
             self.counters.rate_limited += 1
             self.budget.ban(now + (error.retry_after or DEFAULT_RETRY_AFTER), error.message)
+        elif isinstance(error, BlockedError):
+            self.budget.ban(now + BLOCKED_FOR, error.message)
         if self._running.get(job.key) is not job:
             return False
         del self._running[job.key]
@@ -284,12 +288,18 @@ class SnapshotScheduler:
 
     async def _run(self, job: Job) -> None:
         name, symbol = job.key
+        failed: VenueError | None = None
         try:
             response = await fetch(self.exchange, job.request, self._net, self._clock, self.queue.budget)
         except VenueError as error:
-            if self.queue.fail(job, error, self._clock.monotonic()):
-                self._give_up(name, symbol, error)
-        else:
+            failed = error
+        except Exception as error:  # a defect below must not keep the slot and the book's wish for ever
+            failed = VenueError(f"the request broke: {type(error).__name__}: {error}")
+        try:
+            if failed is not None:
+                if self.queue.fail(job, failed, self._clock.monotonic()):
+                    self._give_up(name, symbol, failed)
+                return
             if self._arrived is not None:
                 self._arrived(job.request.url, response)
             if self.queue.finish(job):
