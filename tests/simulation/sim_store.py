@@ -134,6 +134,10 @@ class LightReader:
     def __init__(self, store: LightStore) -> None:
         self._store = store
 
+    def tables(self) -> list[str]:
+        """Tables that hold rows."""
+        return sorted({table for table, _ in self._store.rows})
+
     def latest(self, table: str, *, venue: str, symbol: str) -> Record | None:
         """The newest durable row of an instrument."""
         time = SCHEMA[table].time

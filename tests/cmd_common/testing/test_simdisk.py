@@ -147,3 +147,11 @@ def test_one_seed_gives_one_behaviour() -> None:
 
     assert play(5) == play(5)
     assert play(5) != play(6)
+
+
+def test_an_absolute_path_is_the_same_however_many_slashes_it_begins_with() -> None:
+    disk = SimDisk()
+    disk.makedirs("/store/x")  # a normalised path may keep two leading slashes: then it has no parent that is known
+    disk.write("//store/x/y", b"1")
+    assert disk.read("store/x/y") == b"1"
+    assert disk.listdir("/") == ["store"]

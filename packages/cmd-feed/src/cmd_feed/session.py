@@ -337,7 +337,12 @@ class LiveSession:
                 reader = open_reader(options.store)
             if reader is not None:  # after the writer, which recovers what a killed one left
                 with reader:
-                    resume = Resume(lambda table, venue, symbol: reader.latest(table, venue=venue, symbol=symbol))
+                    held = set(reader.tables())
+                    resume = Resume(
+                        lambda table, venue, symbol: (
+                            reader.latest(table, venue=venue, symbol=symbol) if table in held else None
+                        )
+                    )
                     for name, venue in self._venues.items():
                         resume.expect(name, venue.subscription.symbols, venue.subscription.types)
                 self._resume = resume
