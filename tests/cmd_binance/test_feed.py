@@ -326,6 +326,19 @@ def test_a_candle_that_never_closed_is_a_gap() -> None:
     assert (gap.ts_from, gap.ts_to, gap.detail) == (NOW + MINUTE, NOW + 4 * MINUTE, "1m")
 
 
+def test_gaps_of_several_intervals_at_one_time_name_them_all() -> None:
+    # Their rows have the same key: the last one must say everything.
+    wire = Wire(types=("candles",), intervals=("1m", "5m")).connect()
+    five = {"i": "5m", "T": MS + 5 * 60_000 - 1}
+    wire.send(kline(0, closed=False))
+    wire.send(kline(0, closed=False, **five))
+    wire.send(kline(5, closed=False))
+    wire.send(kline(5, closed=False, **five | {"T": MS + 10 * 60_000 - 1}))
+    gaps = wire.of(Gap)
+    assert len({(g.ts_from, g.ts_to) for g in gaps}) == 1
+    assert [g.detail for g in gaps] == ["1m", "1m, 5m"]
+
+
 def test_a_disconnect_within_a_candle_loses_nothing() -> None:
     wire = Wire(types=("candles",)).connect()
     wire.send(kline(0, closed=False))
@@ -455,6 +468,17 @@ def test_a_gap_of_a_book_names_its_ids_and_its_time() -> None:
     assert order == [BookSnapshot, BookDelta, Gap, BookSnapshot, BookDelta]
 
 
+def test_a_snapshot_at_the_last_good_update_leaves_no_ids_missing() -> None:
+    wire = synced()
+    wire.send(depth(101, 105))
+    wire.take(wire.feed.disconnected(wire.now, "reset"))
+    wire.connect()
+    wire.take(wire.feed.snapshot("BTCUSDT", body(105), wire.now))
+    wire.send(depth(106, 108))
+    (gap,) = wire.of(Gap)
+    assert (gap.reason, gap.first_id, gap.last_id) == ("disconnect", None, None)
+
+
 def test_an_answer_that_nobody_waits_for_any_more_is_ignored() -> None:
     wire = Wire(types=("book",)).connect()
     wire.take(wire.feed.disconnected(wire.now, "reset"))
@@ -540,6 +564,22 @@ def test_an_answer_that_does_not_come_is_asked_for_again_and_then_the_connection
     assert len(wire.did(Send)) == 3
     assert [a.reason for a in wire.did(Reconnect)] == ["3 SUBSCRIBE frames were not answered"]
     assert len({json.loads(a.frame)["id"] for a in wire.did(Send)}) == 3
+
+
+def test_an_old_request_does_not_undo_a_newer_one() -> None:
+    wire = Wire(symbols=["AAAUSDT", "BTCUSDT"], types=("trades",), answer=False).connect()
+    wire.take(wire.feed.remove(["BTCUSDT"], wire.now))
+    wire.take(wire.feed.add(["BTCUSDT"], wire.now))
+    wire.take(wire.feed.remove(["AAAUSDT"], wire.now))
+    sent = len(wire.did(Send))
+    for _ in range(11):
+        wire.tick()
+    again = [json.loads(a.frame) for a in wire.did(Send)[sent:]]
+    assert [(m["method"], m["params"]) for m in again] == [
+        ("SUBSCRIBE", ["btcusdt@trade"]),  # of the first request; AAAUSDT is not wanted any more
+        ("SUBSCRIBE", ["btcusdt@trade"]),
+        ("UNSUBSCRIBE", ["aaausdt@trade"]),
+    ]
 
 
 def test_one_bad_name_does_not_take_the_others_with_it() -> None:
@@ -639,6 +679,19 @@ def test_a_silent_stream_that_speaks_later_is_reported() -> None:
     assert (gap.reason, gap.severity, gap.ts_from) == ("silence", "suspect", NOW)
 
 
+def test_silence_until_the_connection_ends_is_a_gap_too() -> None:
+    wire = Wire(types=("trades",), options={"silence": "5"}).connect()
+    for _ in range(10):
+        wire.tick()
+    wire.take(wire.feed.disconnected(wire.now, "reset"))
+    (gap,) = wire.of(Gap)
+    assert (gap.reason, gap.record_type, gap.ts_from, gap.ts_to) == ("silence", "trades", NOW, wire.now)
+    wire.connect()
+    wire.send(trade(1))
+    wire.take(wire.feed.close(wire.now))
+    assert len(wire.of(Gap)) == 1
+
+
 # Damage and the unknown
 
 
@@ -690,6 +743,23 @@ def test_damage_of_nobody_knows_what_is_a_gap_of_everything() -> None:
     }
     assert len(wire.of(Gap)) == 5  # one row a table and second
     assert wire.feed.counters.malformed == 100
+
+
+def test_damage_of_a_known_stream_does_not_hide_damage_of_nobody_knows_what() -> None:
+    wire = Wire(types=("trades",)).connect()
+    wire.raw('{"stream":"btcusdt@trade","data":{"e":"trade","E":17')
+    wire.raw("garbage")
+    assert [(g.symbol, g.record_type) for g in wire.of(Gap)] == [("", "trades")]
+
+
+def test_a_trade_without_a_price_is_missing_by_its_id() -> None:
+    wire = Wire(types=("trades",)).connect()
+    wire.send(trade(1))
+    wire.send(trade(2, p="0"), "btcusdt@trade")
+    wire.send(trade(3))
+    (gap,) = wire.of(Gap)
+    assert (gap.reason, gap.first_id, gap.last_id) == ("trade_id", 2, 2)
+    assert [t.trade_seq for t in wire.of(Trade)] == [1, 3]
 
 
 def test_new_fields_are_counted_until_they_are_known_to_stay() -> None:

@@ -24,6 +24,25 @@ def test_a_hole_is_reported_at_once_and_closed_by_late_ids() -> None:
     assert tracker.last == 14
 
 
+def test_holes_between_the_same_two_times_are_one_hole() -> None:
+    tracker = IdTracker()
+    tracker.judge(4, 100)
+    first = tracker.judge(7, 100).opened
+    tracker.judge(8, 100)
+    second = tracker.judge(10, 100).opened
+    assert second is first  # the row of the first would else be replaced by that of the second
+    assert first is not None
+    assert (first.first, first.last, first.missing) == (5, 9, [(5, 6), (9, 9)])
+    tracker.check()
+    third = tracker.judge(12, 101).opened
+    assert third is not first
+    for id_ in (5, 6):
+        assert tracker.judge(id_, 100).closed is None
+    assert not tracker.judge(8, 100).accept
+    assert tracker.judge(9, 100).closed is first
+    tracker.check()
+
+
 def test_ids_that_begin_anew_are_followed() -> None:
     tracker = IdTracker()
     tracker.judge(1_000_000, 10**12)

@@ -99,6 +99,8 @@ class Books(Control):
             self._book_lost(st, builder.gap_reason, now, out)
         elif applied is _DROPPED:
             self.counters.duplicates += 1
+        elif not st.waiting_since:
+            st.waiting_since = ts
         if builder.needs_snapshot and not st.awaiting:
             self._ask(st, now, out)
 
@@ -126,10 +128,9 @@ class Books(Control):
         if st.book_gap is not None:
             ts_from, last_id, reason = st.book_gap
             st.book_gap = None
-            self._gap(
-                out,
-                Gap(min(ts_from, ts), ts, self.venue, st.symbol, "book_deltas", reason, "lost", last_id + 1, epoch),
-            )
+            # A snapshot at or before the last good update: nothing between them has an id.
+            first, last = (last_id + 1, epoch) if epoch > last_id else (None, None)
+            self._gap(out, Gap(min(ts_from, ts), ts, self.venue, st.symbol, "book_deltas", reason, "lost", first, last))
         out.records.append(
             BookSnapshot(ts, now, self.venue, st.symbol, epoch, epoch, known_bids, known_asks, bids, asks)
         )

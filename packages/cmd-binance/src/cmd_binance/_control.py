@@ -70,7 +70,8 @@ class Control:
         self._next_request = 1
         self._waiting: dict[int, Request] = {}  # sent, by id
         self._later: list[Request] = []  # to be sent again
-        self._malformed_second = 0
+        self._malformed_second = 0  # of the last frame that may have been of any stream
+        self._damaged_second = 0  # of the last one whose stream is known
         self._reconnecting = False
 
     # What the message part gives
@@ -133,6 +134,9 @@ class Control:
         self._status(out, now, "disconnected", reason)
         for st in self._symbols.values():
             for stream in st.streams:
+                if stream.silent:
+                    stream.silent = False
+                    self._silence_gap(stream, now, "and nothing came", out)
                 if stream is not st.depth:  # a book tells its own loss
                     stream.lose("disconnect")
             st.awaiting = False
@@ -167,15 +171,18 @@ class Control:
                 self._gap(out, Gap(ts, max(now, ts), self.venue, st.symbol, stream.table, why, "lost"))
             elif stream.silent:
                 stream.silent = False
-                detail = f"{stream.name} was subscribed and nothing came"
-                self._gap(
-                    out,
-                    Gap(stream.acked, now, self.venue, st.symbol, stream.table, "silence", "suspect", detail=detail),
-                )
+                self._silence_gap(stream, now, "and nothing came", out)
         if st.book_gap is not None and st.depth is not None:
             ts, last_id, why = st.book_gap
             st.book_gap = None
-            self._gap(out, Gap(ts, max(now, ts), self.venue, st.symbol, st.depth.table, why, "lost", last_id + 1, None))
+            # Deltas that came meanwhile say when it ends, by the exchange's clock.
+            end = st.depth.ts if self._connected and st.depth.ts > ts else max(now, ts)
+            self._gap(out, Gap(ts, end, self.venue, st.symbol, st.depth.table, why, "lost", last_id + 1, None))
+        elif st.builder is not None and st.depth is not None and not st.builder.epoch:
+            # A book takes a moment to begin; one that never did is a loss of all that came for it.
+            since, until = st.waiting_since, st.depth.ts
+            if since and until - since >= _ANSWER_WITHIN:
+                self._gap(out, Gap(since, until, self.venue, st.symbol, st.depth.table, "no_snapshot", "lost"))
 
     # Subscriptions
 
@@ -248,8 +255,13 @@ class Control:
             return out
         for id_ in [i for i, r in self._waiting.items() if now - r.at >= _ANSWER_WITHIN]:
             request = self._waiting.pop(id_)
+            # What was removed or added again meanwhile must not be undone by an old request.
+            wanted = request.method == "SUBSCRIBE"
+            names = [n for n in request.names if (n in self._streams) == wanted]
+            if not names:
+                continue
             if request.attempts < _ATTEMPTS:
-                self._send(request.method, request.names, now, out, request.attempts + 1)
+                self._send(request.method, names, now, out, request.attempts + 1)
             elif request.method == "SUBSCRIBE":
                 self._reconnect(f"{request.attempts} SUBSCRIBE frames were not answered", out)
                 return self._counted(out)
@@ -324,15 +336,15 @@ class Control:
         found = _STREAM_NAME.search(text)
         stream = self._stream_of(found[1]) if found else None
         second = now // _SECOND
-        fresh = second != self._malformed_second
-        self._malformed_second = second
         if stream is not None:
-            if fresh:
+            if second != self._damaged_second:
+                self._damaged_second = second
                 self._status(out, now, "malformed", why[:300], stream.symbol, stream.table)
             if stream.lost is None:
                 stream.lost = (stream.ts or now, "malformed")
             return
-        if fresh:
+        if second != self._malformed_second:
+            self._malformed_second = second
             # At most one row a table and second: its key is the second, so repeats would be the same row.
             self._status(out, now, "malformed", why[:300])
             for table in self._tables():
@@ -343,16 +355,20 @@ class Control:
         book = "book_deltas" if self._depth is None else "book_snapshots"
         return [book if type_ == "book" else _TABLE_OF[type_] for type_ in self._types]
 
+    def _silence_gap(self, s: Stream, until: int, what: str, out: Output) -> None:
+        """A stream never spoke since it was subscribed; which of them, if any, sent nothing is unknown."""
+        detail = f"{s.name} was subscribed {what}"
+        since = s.acked
+        self._gap(
+            out, Gap(since, max(until, since), self.venue, s.symbol, s.table, "silence", "suspect", detail=detail)
+        )
+
     def _heard_again(self, s: Stream, ts: int, now: int, out: Output) -> None:
         """A stream that was lost or silent speaks: ids tell what is missing, else the time between does."""
         if s.silent:
             s.silent = False
             self._status(out, now, "heard", s.name, s.symbol, s.table)
-            detail = f"{s.name} was subscribed and nothing came at first"
-            self._gap(
-                out,
-                Gap(s.acked, max(ts, s.acked), self.venue, s.symbol, s.table, "silence", "suspect", detail=detail),
-            )
+            self._silence_gap(s, ts, "and nothing came at first", out)
         if s.lost is not None:
             since, why = s.lost
             s.lost = None

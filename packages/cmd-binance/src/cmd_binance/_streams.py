@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from msgspec.structs import replace
+
 from cmd_common.builder import OrderBookBuilder
 from cmd_common.continuity import IdTracker
 from cmd_common.records import Candle, Gap
 
 __all__ = ["Candles", "Stream", "SymbolState"]
+
+_CANDLE_GAPS: Final = 32  # gaps of a symbol whose intervals are remembered
 
 
 class Stream:
@@ -72,6 +78,7 @@ class SymbolState:
         "book_state",
         "bucket_end",
         "builder",
+        "candle_gaps",
         "candles",
         "depth",
         "pending",
@@ -81,6 +88,7 @@ class SymbolState:
         "symbol",
         "trade_ids",
         "trades",
+        "waiting_since",
     )
 
     def __init__(self, symbol: str) -> None:
@@ -92,6 +100,7 @@ class SymbolState:
         self.quotes: Stream | None = None
         self.quote_id = -1
         self.candles: dict[str, Candles] = {}
+        self.candle_gaps: dict[tuple[int, int], str] = {}  # intervals of the last gaps, by their times
         self.depth: Stream | None = None  # full or partial depth
         self.builder: OrderBookBuilder | None = None
         self.book_state = "EMPTY"  # as last reported
@@ -101,7 +110,17 @@ class SymbolState:
         self.awaiting = False  # a snapshot request is under way
         self.attempts = 0  # snapshots refused or failed in a row
         self.retry_at = 0  # ns; 0: no retry waits
+        self.waiting_since = 0  # event time of the first delta that had no book yet
         self.asked_at = 0  # ns; when the last snapshot was asked for
+
+    def candle_gap(self, gap: Gap) -> Gap:
+        """Name every interval that misses the same time: such gaps have one key, and the last row stays."""
+        key = (gap.ts_from, gap.ts_to)
+        names = self.candle_gaps.pop(key, "")
+        if len(self.candle_gaps) >= _CANDLE_GAPS:
+            del self.candle_gaps[next(iter(self.candle_gaps))]
+        detail = self.candle_gaps[key] = f"{names}, {gap.detail}" if names else gap.detail
+        return replace(gap, detail=detail)
 
     @property
     def streams(self) -> list[Stream]:

@@ -345,6 +345,9 @@ class BinanceFeed(Books):
         if st is None or (s := st.trades) is None:
             self.counters.skipped += 1
             return
+        if d.p == 0.0 and d.X == "MARKET":  # before its id counts as seen
+            self._malformed(frame, "a trade with price 0", now, out)
+            return
         ts = d.T * 1000 if d.T >= _MICRO else d.T * 1_000_000
         id_ = d.t
         ids = st.trade_ids
@@ -362,9 +365,6 @@ class BinanceFeed(Books):
             self.counters.skipped += 1
             return
         p, q = d.p, d.q
-        if p == 0.0:
-            self._malformed(frame, "a trade with price 0", now, out)
-            return
         flags = 0
         if p >= _EXACT or q >= _EXACT or int(p * 1e8 + 0.5) / 1e8 != p or int(q * 1e8 + 0.5) / 1e8 != q:
             flags = _inexact(frame, ("p", "q"))
@@ -521,7 +521,7 @@ class BinanceFeed(Books):
         if s.lost is not None or s.silent:
             self._heard_again(s, ts, now, out)
         if gap is not None:
-            self._gap(out, gap)
+            self._gap(out, st.candle_gap(gap))
         if keep:
             out.records.append(candle)
         else:

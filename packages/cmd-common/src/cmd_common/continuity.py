@@ -5,7 +5,8 @@ the caller. An id further ahead leaves a *hole*, which is reported at once: a pr
 later has already written it down. An id inside an open hole is late, is taken once, and closes the
 hole when it was the last one missing. Any other id that is not new is a repeat. Holes are kept in a
 bounded number and for a bounded distance (policy: forget the oldest), so a trade that comes later
-than that counts as a repeat; a source that repairs gaps will find it.
+than that counts as a repeat; a source that repairs gaps will find it. Holes between the same two event
+times are one hole, with the ids that did come among its own: it closes when none of them is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ _RESTART_AFTER = 60_000_000_000  # ns that an old id must be younger than the ne
 
 
 class Hole(Struct):
-    """Ids that were jumped over, between two events; ``missing`` shrinks when late ones arrive."""
+    """Ids that were jumped over between two events; ``missing`` shrinks when late ones arrive.
+
+    It may grow by ids that are missing between events of the same two times.
+    """
 
     first: int
     last: int
@@ -61,6 +65,12 @@ class IdTracker:
         if id_ > last:
             hole = Hole(last + 1, id_ - 1, self.ts, ts, [(last + 1, id_ - 1)])
             self.last, self.ts = id_, ts
+            before = self._holes[-1] if self._holes else None
+            if before is not None and (before.ts_from, before.ts_to) == (hole.ts_from, hole.ts_to):
+                # Between the same two moments: one hole, since nothing but the times tells rows of gaps apart.
+                before.last = hole.last
+                before.missing += hole.missing
+                return Judgement(accept=True, opened=before)
             self._holes = [h for h in self._holes if h.last >= id_ - self.window][1 - self.limit :]
             self._holes.append(hole)
             return Judgement(accept=True, opened=hole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from cmd_common.records import TABLE_OF, FeedStatus, Gap, Record
 from cmd_common.schema import SCHEMA
@@ -11,19 +12,23 @@ from cmd_common.schema import SCHEMA
 __all__ = ["GapLedger", "overflow_gaps"]
 
 _TABLES = dict(TABLE_OF)
+_KEY = attrgetter(*SCHEMA["gaps"].key)
 _TIME = {table: schema.time for table, schema in SCHEMA.items()}
 
 
 class GapLedger:
     """Counts what passes on its way to the store; only what was handed over is counted.
 
-    ``records`` counts rows by table, ``open`` the gaps that are not repaired, by reason.
+    ``records`` counts rows by table, ``open`` the gaps that are not repaired, by reason: once a key, as the
+    store keeps them. Keys are remembered up to ``limit``; gaps beyond it are counted a row each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 100_000) -> None:
         self.records: Counter[str] = Counter()
         self.open: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
+        self._limit = limit
+        self._reasons: dict[tuple[object, ...], str] = {}  # open gaps by key
 
     @property
     def gaps(self) -> int:
@@ -38,9 +43,19 @@ class GapLedger:
         if Gap in kinds or FeedStatus in kinds:
             for record in records:
                 if isinstance(record, Gap):
-                    self.open[record.reason] += -1 if record.repaired_by else 1
+                    self._count_gap(record)
                 elif isinstance(record, FeedStatus):
                     self.states[record.state] += 1
+
+    def _count_gap(self, gap: Gap) -> None:
+        key = _KEY(gap)
+        before = self._reasons.pop(key, None)
+        if before is not None or gap.repaired_by:
+            self.open[before or gap.reason] -= 1
+        if not gap.repaired_by:
+            self.open[gap.reason] += 1
+            if len(self._reasons) < self._limit:
+                self._reasons[key] = gap.reason
 
 
 def overflow_gaps(dropped: Iterable[Record]) -> list[Record]:
