@@ -45,8 +45,10 @@ class Kit:
         data = io.BytesIO()
         with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
             if stray:
-                archive.writestr(f"__MACOSX/._{name}.csv", b"\x00\x05\x16\x07Mac OS X")
-            archive.writestr(f"{name}.csv", text)
+                archive.writestr(zipfile.ZipInfo(f"__MACOSX/._{name}.csv"), b"\x00\x05\x16\x07Mac OS X")
+            # A fixed time, so that the same rows have the same checksum.
+            info = zipfile.ZipInfo(f"{name}.csv", (2024, 8, 10, 1, 2, 4))
+            archive.writestr(info, text, zipfile.ZIP_DEFLATED)
         return data.getvalue()
 
     @staticmethod

@@ -98,8 +98,12 @@ class Audit:
 
 
 def hole(file: ArchiveFile, table: str, before: int, after: int, ts_before: int, ts_after: int, step: int) -> Gap:
-    """The Gap row between two neighbours in a file or in two files."""
-    if table == "candles":
+    """The Gap row of ``table`` for what is not there between two neighbours in a file or in two files.
+
+    ``before`` and ``after`` are trade ids, or open times where the file holds candles. Candles that are
+    built from trades with a hole are there, and suspect.
+    """
+    if file.table == "candles":
         missing = (after - before) // step - 1
         return Gap(
             before + step, after, file.venue, file.symbol, table, HOLE, "lost",
@@ -108,7 +112,8 @@ def hole(file: ArchiveFile, table: str, before: int, after: int, ts_before: int,
     # Trades of one instant may lie on both sides, and clocks may step back: never a reversed range.
     low, high = min(ts_before, ts_after), max(ts_before, ts_after)
     return Gap(
-        low, high, file.venue, file.symbol, table, HOLE, "lost", before + 1, after - 1,
+        low, high, file.venue, file.symbol, table, HOLE, "lost" if table == file.table else "suspect", before + 1,
+        after - 1,
         detail=f"{after - before - 1} ids are not in {file.name}",
     )  # fmt: skip
 

@@ -234,7 +234,7 @@ async def _symbols(
     for venue, (exchange, _, endpoints) in venues.items():
         request = exchange.instruments_request(endpoints)
         try:
-            response = await probe.get(request)
+            response = await probe.get(request, attempts=2)
             if response.status != 200:
                 raise VenueError(
                     f"{venue} gives no list of instruments (HTTP {response.status})", status=response.status

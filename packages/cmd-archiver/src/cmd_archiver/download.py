@@ -82,8 +82,8 @@ class Downloader:
         self._rng = rng
         self._folder = folder
 
-    async def _retry(self, what: Callable[[Backoff], Awaitable[T]]) -> T:
-        backoff = Backoff(self._rng, base=SECOND // 2, cap=30 * SECOND, limit=ATTEMPTS)
+    async def _retry(self, what: Callable[[Backoff], Awaitable[T]], attempts: int = 0) -> T:
+        backoff = Backoff(self._rng, base=SECOND // 2, cap=30 * SECOND, limit=attempts or ATTEMPTS)
         while True:
             try:
                 return await what(backoff)
@@ -96,8 +96,9 @@ class Downloader:
                 self.counters.retries += 1
                 await self._clock.sleep(wait)
 
-    async def get(self, request: HttpRequest) -> HttpResponse:
-        """Get a small body. Statuses 200 and 404 are returned, others raised after limited retries.
+    async def get(self, request: HttpRequest, *, attempts: int = 0) -> HttpResponse:
+        """Get a small body. Statuses 200 and 404 are returned, others raised after limited retries
+        (``attempts`` where the answer is only a help, 0: the usual number).
 
         Raises BlockedError, RateLimitError, DisconnectedError or VenueError.
         """
@@ -124,7 +125,7 @@ class Downloader:
                 )
             raise VenueError(f"{where} answered HTTP {response.status}", status=response.status)
 
-        return await self._retry(once)
+        return await self._retry(once, attempts)
 
     async def checksum(self, source: ArchiveSource, file: ArchiveFile) -> str | None:
         """The published SHA-256 of a file; None where the file is not published."""
@@ -135,7 +136,9 @@ class Downloader:
             raise ProtocolError(f"checksum of {file.name} is {len(response.body)} bytes long")
         return source.parse_checksum(response.body, file.name)
 
-    async def sizes(self, source: ArchiveSource, endpoints: Endpoints, files: Sequence[ArchiveFile]) -> dict[str, int]:
+    async def sizes(
+        self, source: ArchiveSource, endpoints: Endpoints, files: Sequence[ArchiveFile], *, attempts: int = 0
+    ) -> dict[str, int]:
         """Sizes of the listed ones of ``files`` (of one symbol and type) by key; a hint, never the truth."""
         if not files:
             return {}
@@ -145,7 +148,7 @@ class Downloader:
         found: dict[str, int] = {}
         marker = ""
         for _ in range(1000):
-            response = await self.get(source.listing_request(prefix, marker, endpoints))
+            response = await self.get(source.listing_request(prefix, marker, endpoints), attempts=attempts)
             if response.status == 404:
                 return found
             page = source.parse_listing(response.body)

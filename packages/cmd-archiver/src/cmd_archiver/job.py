@@ -30,7 +30,7 @@ from .audit import HOLE, MISSING_FILE, boundary_gap, missing_gap
 from .download import Downloader, disk_error, hash_file, is_outage
 from .locks import FileLock
 from .manifest import Entry, Manifest
-from .plan import BUILT, Unit, day_start
+from .plan import BUILT, Unit, day_start, interval_ns
 
 if TYPE_CHECKING:
     from cmd_common.exchange import Endpoints
@@ -100,13 +100,13 @@ class Archiver:
         self._writer: IWriter | None = None
         self._queue: deque[Unit] = deque()
         self._network: set[asyncio.Task[Any]] = set()
+        self._settling = asyncio.Lock()
         self._fatal: CmdError | None = None
         self._stopping = False
         self._outages = 0
         self._finished = 0
         self._received = 0
         self._expected: int | None = None
-        self._gap_keys: set[tuple[object, ...]] = set()
 
     # -- the job ---------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class Archiver:
                 await asyncio.get_running_loop().run_in_executor(writer, self._close_writer, self._fatal is None)
         if self._fatal is not None:
             raise self._fatal
-        self.summary.gaps = len(self._gap_keys)
+        self.summary.gaps = self._count_gaps(units)
         self.summary.bytes = self.downloader.counters.bytes
         self.summary.retries = self.downloader.counters.retries
         self.summary.interrupted = self._stopping
@@ -159,7 +159,7 @@ class Archiver:
                 groups.setdefault((file.symbol, file.table, file.interval, file.period), []).append(file)
         try:
             found = [
-                sum((await self.downloader.sizes(self._source, self._endpoints, files)).values())
+                sum((await self.downloader.sizes(self._source, self._endpoints, files, attempts=2)).values())
                 for files in groups.values()
             ]
         except CmdError:
@@ -248,13 +248,15 @@ class Archiver:
         if sha256 is None:
             if any(e is not None and e.state == "done" for e in before.values()):
                 self._reporter.warn(f"{file.name} is no longer published; the archived rows stay")
-                self._unchanged([e for e in before.values() if e is not None])
+                self.summary.unchanged += 1
+                await self._settle(unit, writer)
                 return
             await self._missing(unit, before, writer)
             return
         known = [e for e in before.values() if e is not None and e.state == "done" and e.sha256 == sha256]
         if len(known) == len(unit.products) and not self._force:
-            self._unchanged(known)
+            self.summary.unchanged += 1
+            await self._settle(unit, writer)
             return
         try:
             path = await self._online(self.downloader.fetch(file, sha256))
@@ -281,6 +283,7 @@ class Archiver:
             await self._store(unit, todo, spool, sha256, path, before, writer)
         finally:
             spool.close()
+        await self._settle(unit, writer)
         if not self._keep:
             path.unlink(missing_ok=True)
             self._prune(path.parent)
@@ -290,13 +293,18 @@ class Archiver:
 
         return Spool(path, file, self._source, path.with_name(path.name + ".spool"))
 
-    def _unchanged(self, entries: Sequence[Entry]) -> None:
-        self.summary.unchanged += 1
-        for entry in entries:
-            self._count_gaps(entry.gaps)
-
-    def _count_gaps(self, gaps: Sequence[Gap]) -> None:
-        self._gap_keys.update((g.venue, g.symbol, g.record_type, g.ts_from, g.ts_to) for g in gaps)
+    def _count_gaps(self, units: Sequence[Unit]) -> int:
+        """Gap rows that are open in the asked range, the border to the day after it included."""
+        found: set[tuple[object, ...]] = set()
+        for unit in units:
+            for product in unit.products:
+                entry = self._manifest.get(unit.file.key, product)
+                if entry is None or entry.state not in ("done", "missing"):
+                    continue
+                right = self._manifest.neighbours(unit.file, product)[1] if entry.state == "done" else None
+                edge = [g for g in right.gaps if _at_start(g, right)] if right is not None else []
+                found.update((g.venue, g.symbol, g.record_type, g.ts_from, g.ts_to) for g in (*entry.gaps, *edge))
+        return len(found)
 
     def _prune(self, folder: Path) -> None:
         """Remove empty folders below the downloads."""
@@ -322,16 +330,16 @@ class Archiver:
         self.summary.quarantined += 1
         error.hint = f"the file is in {folder}" + (f"; {error.hint}" if error.hint else "")
         # What an earlier version of the file left in the store stays known as done.
+        now = self._clock.now()
         rows = [
-            Entry(file.key, product, "quarantined", sha256, size, detail=error.message, updated_ns=self._clock.now())
+            Entry(
+                file.key, product, "quarantined", sha256, size, gaps=() if e is None else e.gaps,
+                detail=error.message, updated_ns=now,
+            )
             for product in unit.products
-            if not ((e := self._manifest.get(file.key, product)) and e.state in ("done", "writing"))
-        ]
+            if (e := self._manifest.get(file.key, product)) is None or e.state not in ("done", "writing")
+        ]  # fmt: skip
         self._manifest.put(file, rows)
-
-    def _gap_table(self, unit: Unit) -> str:
-        """The table whose rows suffer from what the file misses."""
-        return unit.file.table if unit.file.table in unit.products else "candles"
 
     async def _missing(self, unit: Unit, before: dict[str, Entry | None], writer: ThreadPoolExecutor) -> None:
         file = unit.file
@@ -339,11 +347,9 @@ class Archiver:
         self._reporter.warn(f"{file.venue} has no {file.name}: the day is missing upstream")
         entries, gaps = [], []
         for product in unit.products:
-            table = "candles" if product.startswith(BUILT) else product
-            gap = missing_gap(file, table, f"{file.name} is not published")
+            gap = missing_gap(file, _table_of(product), f"{file.name} is not published")
             gaps.append(gap)
             entries.append(Entry(file.key, product, "missing", gaps=(gap,), updated_ns=self._clock.now()))
-        self._count_gaps(gaps)
         if any((e := before[p]) is None or e.state != "missing" for p in unit.products):
             await self._in_writer(writer, self._write_gaps, gaps)
         self._manifest.put(file, entries)
@@ -358,68 +364,84 @@ class Archiver:
         before: dict[str, Entry | None],
         writer: ThreadPoolExecutor,
     ) -> None:
-        from .spool import audit_step
-
         file, audit = unit.file, spool.audit
-        table = self._gap_table(unit)
-        size = os.stat(path).st_size
-        step = audit_step(file, spool.layout)
-        gaps = list(audit.holes)
-        if table != file.table:
-            gaps = [structs.replace(g, record_type=table, severity="suspect") for g in gaps]
-        now = self._clock.now()
         base = Entry(
-            file.key, "", "writing", sha256, size, audit.rows, audit.first, audit.last, audit.first_ts,
-            audit.last_ts, updated_ns=now, last_day=file.last_day.isoformat(),
+            file.key, "", "writing", sha256, os.stat(path).st_size, audit.rows, audit.first, audit.last, audit.first_ts,
+            audit.last_ts, updated_ns=self._clock.now(), last_day=file.last_day.isoformat(),
         )  # fmt: skip
-        entries, repaired, later = [], [], []
+        step = self._step(file)
+        entries, rows = [], []
         for product in products:
-            left, right = self._manifest.neighbours(file, product)
+            table = _table_of(product)
+            severity = "lost" if table == file.table else "suspect"
             mine = structs.replace(base, product=product)
-            own = _unique([*gaps, *_one(boundary_gap(file, table, left, mine, step))])
+            edge = boundary_gap(file, table, self._manifest.neighbours(file, product)[0], mine, step)
+            holes = [structs.replace(g, record_type=table, severity=severity) for g in audit.holes]
+            own = _unique([*holes, *([] if edge is None else [edge])])
             entries.append(structs.replace(mine, gaps=tuple(own)))
-            if right is not None:
-                # The boundary to the next day is kept with that day.
-                kept = [g for g in right.gaps if not _at_start(g, right)]
-                fresh = _one(boundary_gap(file, table, mine, right, step))
-                changed = structs.replace(right, gaps=tuple(_unique([*kept, *fresh])))
-                repaired += _gone(right.gaps, changed.gaps)
-                if changed.gaps != right.gaps:
-                    later.append(changed)
             old = before[product]
-            if old is not None:
-                repaired += [g for g in _gone(old.gaps, own) if not self._still_missing(file, product, g)]
-        all_gaps = [g for e in (*entries, *later) for g in e.gaps]
-        open_keys = {(g.record_type, g.ts_from, g.ts_to) for g in all_gaps}
-        rows = [
-            *_unique(all_gaps),
-            *(structs.replace(g, repaired_by="archive") for g in _unique(repaired)
-              if (g.record_type, g.ts_from, g.ts_to) not in open_keys),
-        ]  # fmt: skip
+            gone = [] if old is None else _gone(old.gaps, own)
+            rows += [*own, *(_repaired(g) for g in gone if not self._still_missing(file, product, g))]
         # Rows of another version of the file must go, also when that version was only half confirmed.
         replace = [p for p in products if (e := before[p]) and e.state in ("done", "writing") and e.sha256 != sha256]
+        # Until it is done, the mark names every gap that may be in the store; a replacement that was cut
+        # short leaves rows of either version, so it names no checksum and is replaced again.
         marks = [
-            structs.replace(e, sha256=old.sha256 if (old := before[e.product]) and e.product in replace else sha256)
+            structs.replace(
+                e,
+                sha256="" if e.product in replace else sha256,
+                gaps=tuple(_unique([*e.gaps, *(old.gaps if (old := before[e.product]) else ())])),
+            )
             for e in entries
         ]
         self._manifest.put(file, marks)
         counts = await self._in_writer(writer, self._write, unit, products, spool, replace, rows)
         self._manifest.put(file, [structs.replace(e, state="done", updated_ns=self._clock.now()) for e in entries])
-        for entry in later:
-            next_file = self._source.file(
-                file.table, file.symbol, _next_day(file), self._endpoints, interval=file.interval, period=file.period
-            )
-            self._manifest.put(next_file, [entry])
         self.summary.files += 1
         self.summary.replaced += bool(replace)
         self.summary.duplicates += spool.duplicates
         self.summary.outside += audit.outside
         for product, count in counts.items():
             self.summary.rows[product] = self.summary.rows.get(product, 0) + count
-        self._count_gaps(all_gaps)
+        if audit.outside:
+            self._reporter.warn(f"{file.name} holds {audit.outside} rows of other days; they are kept")
         if audit.hole_count:
             what = "candles" if file.table == "candles" else "ids"
             self._reporter.warn(f"{file.name} misses {what} in {audit.hole_count} places; see the table gaps")
+
+    @staticmethod
+    def _step(file: ArchiveFile) -> int | None:
+        """By how much positions rise from file to file; files without numbers as ids have no positions."""
+        return interval_ns(file.interval) if file.table == "candles" else 1
+
+    async def _settle(self, unit: Unit, writer: ThreadPoolExecutor) -> None:
+        """Compare the ends of a done file with the files of the days beside it.
+
+        A jump between two files is noted with the later one. Of two neighbours that are archived at the
+        same time the one that is done last sees both; what a kill cuts short the next run finds here.
+        """
+        file = unit.file
+        step = self._step(file)
+        async with self._settling:
+            for product in unit.products:
+                mine = self._manifest.get(file.key, product)
+                if mine is None or mine.state != "done":
+                    continue
+                left, right = self._manifest.neighbours(file, product)
+                for earlier, later in ((left, mine), (mine, right)):
+                    if earlier is None or later is None:
+                        continue
+                    new = boundary_gap(file, _table_of(product), earlier, later, step)
+                    old = [g for g in later.gaps if _at_start(g, later)]
+                    if old != ([] if new is None else [new]):
+                        inner = [g for g in later.gaps if g not in old]
+                        gaps = [*inner, *([] if new is None else [new])]
+                        await self._in_writer(
+                            writer, self._write_gaps, [*_unique(gaps), *map(_repaired, _gone(old, gaps))]
+                        )
+                        self._manifest.set_gaps(later, gaps)
+                        if later is mine:
+                            mine = structs.replace(mine, gaps=tuple(gaps))
 
     def _still_missing(self, file: ArchiveFile, product: str, gap: Gap) -> bool:
         """Whether another file keeps this gap open: candles of all intervals share their Gap rows."""
@@ -523,14 +545,13 @@ class Archiver:
             delete(product, file.venue, file.symbol, start, end, archived_only=True)
 
 
-def _next_day(file: ArchiveFile) -> Any:
-    from datetime import timedelta
+def _table_of(product: str) -> str:
+    """The table that a product's rows go to."""
+    return "candles" if product.startswith(BUILT) else product
 
-    return file.last_day + timedelta(days=1)
 
-
-def _one(gap: Gap | None) -> list[Gap]:
-    return [] if gap is None else [gap]
+def _repaired(gap: Gap) -> Gap:
+    return structs.replace(gap, repaired_by="archive")
 
 
 def _at_start(gap: Gap, entry: Entry) -> bool:

@@ -170,6 +170,14 @@ class Manifest:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def set_gaps(self, entry: Entry, gaps: Sequence[Gap]) -> None:
+        """Set the gaps of a done row, unless it was replaced since ``entry`` was read."""
+        with self._errors():
+            self._db.execute(
+                "UPDATE files SET gaps = ? WHERE key = ? AND product = ? AND state = 'done' AND sha256 = ?",
+                (msgspec.json.encode(tuple(gaps)).decode(), entry.key, entry.product, entry.sha256),
+            )
+
     def entries(self, venue: str | None = None) -> list[Entry]:
         """All rows, of one venue or all, ordered by key."""
         with self._errors():
