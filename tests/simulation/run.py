@@ -46,11 +46,11 @@ def explain(options: Options, *, events: int, shrinking: bool) -> bool:
                     run.execute()
                 except Exception as again:
                     print(f"  {again}")
-        for line in list(run.log.tail)[-events:] if events else ():
+        for line in run.log.tail(events):
             print(f"  {line}")
         return False
     print(f"seed {options.seed} holds: {summary.as_json()} hash {run.log.digest()}")
-    for line in list(run.log.tail)[-events:] if events else ():
+    for line in run.log.tail(events):
         print(f"  {line}")
     return True
 

@@ -241,12 +241,12 @@ class Run:
 
     def _sent(self, text: str) -> None:
         """Remember which ids left the server for a client."""
+        if '"e":"trade"' not in text and '"e":"aggTrade"' not in text:
+            return
         data = json.loads(text)
         data = data.get("data", data)
-        kind = data.get("e")
-        if kind in ("trade", "aggTrade"):
-            table, id_ = ("trades", data["t"]) if kind == "trade" else ("agg_trades", data["a"])
-            self.sent.setdefault((table, data["s"]), set()).add(id_)
+        table, id_ = ("trades", data["t"]) if data["e"] == "trade" else ("agg_trades", data["a"])
+        self.sent.setdefault((table, data["s"]), set()).add(id_)
 
     # The recorder's process.
 

@@ -28,7 +28,7 @@ def test_the_hash_depends_on_every_part_and_on_the_order():
     log = EventLog(keep=2)
     for n in range(5):
         log.add(n, "k", str(n))
-    assert (log.count, len(log.tail)) == (5, 2)
+    assert (log.count, len(log.tail(9)), len(log.tail(1)), log.tail(0)) == (5, 2, 1, [])
 
 
 def module(name, source):

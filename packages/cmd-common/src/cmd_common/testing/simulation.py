@@ -48,7 +48,7 @@ class EventLog:
 
     def __init__(self, keep: int = 400) -> None:
         self._hash = hashlib.blake2b(digest_size=16)
-        self.tail: deque[str] = deque(maxlen=keep)
+        self._tail: deque[tuple[int, str, str | bytes]] = deque(maxlen=keep)
         self.count = 0
 
     def add(self, ns: int, kind: str, detail: str | bytes = "") -> None:
@@ -57,7 +57,12 @@ class EventLog:
         data = detail.encode("utf-8", "surrogatepass") if isinstance(detail, str) else detail
         self._hash.update(b"%d %s %d " % (ns, kind.encode(), len(data)))
         self._hash.update(data)
-        self.tail.append(f"{ns / 1e9:14.6f} {kind:<12} {detail[:200]!r}")
+        self._tail.append((ns, kind, detail))
+
+    def tail(self, count: int) -> list[str]:
+        """The last events in words, at most ``count`` of them."""
+        last = list(self._tail)[-count:] if count > 0 else []
+        return [f"{ns / 1e9:14.6f} {kind:<12} {detail[:200]!r}" for ns, kind, detail in last]
 
     def digest(self) -> str:
         """The hash of all events so far."""
