@@ -451,6 +451,64 @@ def test_many_symbols_and_days_in_parallel(go, server, store, made_up):
     assert rows(store, "SELECT count(*) FROM gaps") == [(9,)]
 
 
+def test_a_replacement_that_is_cut_short_never_leaves_rows_of_two_versions(go, server, store, made_up, monkeypatch):
+    """Cut after the rows are durable and before the manifest says so, with any version following."""
+    one = made_up(DAY, 30)
+    two = [(i, p, q, t + 1, m) for i, p, q, t, m in one[:20]]
+    versions = {"one": one, "two": two, "three": [(i, p, q, t + 2, m) for i, p, q, t, m in one[5:]]}
+    real = Archiver._write
+
+    def cut(self, *arguments):
+        real(self, *arguments)
+        raise StoreError("killed")
+
+    for order in (["one", "two", "one"], ["one", "two", "three"], ["two", "three", "two"], ["three", "one", "three"]):
+        for first_cut in (False, True):
+            place = f"{store}-{'-'.join(order)}-{first_cut}"
+            for n, version in enumerate(order):
+                server.add_trades(DAY, versions[version])
+                if n == 1 or (n == 0 and first_cut):
+                    monkeypatch.setattr(Archiver, "_write", cut)
+                    with pytest.raises(StoreError, match="killed"):
+                        go(end=DAY, store=place)
+                    monkeypatch.setattr(Archiver, "_write", real)
+                else:
+                    go(end=DAY, store=place)
+            expected = [(t * 1_000_000, i) for i, _, _, t, _ in versions[order[-1]]]
+            assert rows(place, "SELECT ts_event, trade_seq FROM trades ORDER BY trade_seq") == expected
+
+
+def test_a_gap_that_a_cut_run_wrote_is_closed_by_a_whole_file(go, server, store, made_up, monkeypatch):
+    whole = made_up(DAY, 30)
+    server.add_trades(DAY, whole[:10] + whole[12:])
+    real = Archiver._write
+
+    def cut(self, *arguments):
+        real(self, *arguments)
+        raise StoreError("killed")
+
+    monkeypatch.setattr(Archiver, "_write", cut)
+    with pytest.raises(StoreError, match="killed"):
+        go(end=DAY)
+    monkeypatch.setattr(Archiver, "_write", real)
+    server.add_trades(DAY, whole)
+    assert go(end=DAY)[0].exit_code == EXIT_OK
+    assert rows(store, "SELECT first_id, last_id, repaired_by FROM gaps") == [(1010, 1011, "archive")]
+
+
+def test_candles_of_one_interval_do_not_close_the_gap_of_another(go, server, store, kit, recorded):
+    options = {"types": ("candles",), "intervals": ("1m", "5m"), "end": DAY}
+    assert go(**options)[0].exit_code == EXIT_GAPS
+    server.add_klines(DAY, recorded[DAY])
+    assert go(**options)[0].exit_code == EXIT_GAPS
+    query = "SELECT record_type, reason, repaired_by FROM gaps"
+    assert rows(store, query) == [("candles", "missing_file", "")]
+    name = f"BTCUSDT-5m-{DAY}"
+    server.add(f"data/spot/daily/klines/BTCUSDT/5m/{name}.zip", kit.zip(name, kit.klines_csv(recorded[DAY], 300_000)))
+    assert go(**options)[0].exit_code == EXIT_OK
+    assert rows(store, query) == [("candles", "missing_file", "archive")]
+
+
 ARCHIVE = """
 import json, sys
 from datetime import date
@@ -570,6 +628,109 @@ def test_a_signal_stops_cleanly_and_a_rerun_ends_the_same(server, tmp_path, reco
     assert end_of(start(server, store, NEXT))["code"] == EXIT_OK
     assert len(trades(store)) == 19_904
     assert any(wanted for path, wanted in server.requests if path.endswith(".zip"))
+
+
+@pytest.fixture
+def replay(recordings):
+    """Serve Binance's own emulator on loopback; returns a function from options to the endpoint."""
+    import asyncio
+    import threading
+
+    from cmd_common.commands import ReplayOptions
+    from cmd_replay.command import serve
+
+    stops = []
+
+    def start(**options: Any) -> str:
+        ready: list[str] = []
+        begun = threading.Event()
+
+        class Ready(Lines):
+            def ready(self, facts: Mapping[str, Any]) -> None:
+                ready.append(facts["endpoint"])
+                begun.set()
+
+        loop = asyncio.new_event_loop()
+
+        async def main() -> None:
+            task = asyncio.ensure_future(serve(ReplayOptions(("binance-spot",), **options), Ready()))
+            stops.append((loop, task, thread))
+            try:
+                await task
+            except asyncio.CancelledError:
+                pass
+
+        def body() -> None:
+            loop.run_until_complete(main())
+            loop.close()
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        assert begun.wait(20)
+        return ready[0]
+
+    yield start
+    for loop, task, thread in stops:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(20)
+
+
+def test_the_emulator_s_archive_of_a_recording(go, store, replay, recordings, recorded):
+    names = ("hft_btcusdt_20240808", "hft_btcusdt_20240809")
+    url = replay(recordings=tuple(str(recordings / "binance_spot" / f"{n}.ndjson.gz") for n in names))
+    result, _ = go(endpoints={"": url})
+    assert (result.exit_code, result.summary["rows"]) == (EXIT_OK, {"trades": 19_904})
+    with open_reader(store) as reader:
+        stored = [(r.trade_seq, r.ts_event, r.price, r.quantity, r.side) for r in reader.records("trades")]
+    assert stored == [
+        (i, t * 1_000_000, float(p), float(q), "sell" if m else "buy")
+        for d in (DAY, NEXT)
+        for i, p, q, t, m in recorded[d]
+    ]
+
+
+def test_the_emulator_s_simulated_archive_with_all_types(go, store, replay):
+    begin = 1_748_736_000_000_000_000  # 2025-06-01: microseconds
+    url = replay(simulate=True, symbols=2, seed=5, start=begin, history_days=2)
+    day = date(2025, 5, 30)
+    options = {
+        "symbols": ("all",),
+        "types": ("trades", "agg_trades", "candles"),
+        "start": day,
+        "end": date(2025, 5, 31),
+    }
+    result, lines = go(endpoints={"": url}, compare=True, **options)
+    assert result.summary["failed"] == 0, lines.warnings
+    assert result.exit_code == EXIT_OK, (result.summary, lines.warnings)
+    assert result.summary["files"] == 2 * 2 * 3
+    for compared in result.summary["comparison"].values():
+        assert compared["different"] == 0
+        assert compared["equal"] > 1000
+    again, _ = go(endpoints={"": url}, compare=True, **options)
+    assert (again.summary["files"], again.summary["unchanged"]) == (0, 12)
+    assert rows(store, "SELECT max(ts_event % 1000000) > 0 FROM trades") == [(True,)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "exit_code", "word"),
+    [
+        ("bad_checksum", EXIT_FAILED, "SHA-256"),
+        ("truncated_zip", EXIT_FAILED, ""),
+        ("missing_day", EXIT_GAPS, "missing"),
+    ],
+)
+def test_the_emulator_s_faults(go, store, replay, fault, exit_code, word):
+    from cmd_common.emulation import Fault
+
+    url = replay(
+        simulate=True, symbols=1, seed=5, start=1_748_736_000_000_000_000, faults=(Fault(fault, {"day": "2025-05-30"}),)
+    )
+    result, lines = go(endpoints={"": url}, symbols=("all",), start=date(2025, 5, 30), end=date(2025, 5, 31))
+    assert result.exit_code == exit_code, (result.summary, lines.warnings)
+    assert any(word in w and "2025-05-30" in w for w in lines.warnings)
+    assert result.summary["files"] == 1
+    days = rows(store, "SELECT DISTINCT ts_event // 86400000000000 FROM trades")
+    assert days == [((date(2025, 5, 31) - date(1970, 1, 1)).days,)]
 
 
 def test_the_manifest_knows_ids_and_checksums(go, server, store, recorded):
