@@ -21,7 +21,7 @@ from cmd_common.emulation import Accept, Close, MarketSource, Pending, ServerFra
 from cmd_common.errors import UsageError
 from cmd_common.faults import parse_fault
 from cmd_common.http import HttpResponse
-from cmd_common.recording import read
+from cmd_common.recording import Line, frame_line, read
 from cmd_common.simulation import day_of
 
 SECOND = 1_000_000_000
@@ -664,6 +664,67 @@ def test_a_depth_request_waits_for_the_recorded_snapshot(recordings: Path, marke
     assert body["lastUpdateId"] >= snapshot["lastUpdateId"]
     assert abs(len(body["bids"]) - len(snapshot["bids"])) < 60
     assert ("E" in body) is market.futures
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "binance_spot/cryptofeed_4symbols_20211012.ndjson",
+        "binance_spot/hft_btcusdt_20240808_first40s.ndjson",
+        "binance_usdm/cryptofeed_4symbols_20210722.ndjson",
+        "binance_coinm/hft_btcusd_perp_20240808_first15s.ndjson",
+    ],
+)
+def test_snapshots_without_an_address_find_their_symbol(recordings: Path, tmp_path: Path, name: str) -> None:
+    market = {"binance_spot": SPOT, "binance_usdm": USDM, "binance_coinm": COINM}[name.split("/")[0]]
+    bare = tmp_path / "bare.ndjson"
+    with bare.open("wb") as file:
+        for line in read(recordings / name):
+            file.write(frame_line(line.recv_ns or 0, line.src, "", line.text))
+    truths = []
+    for path in (recordings / name, bare):
+        emulator = recorded(market, path)
+        s = Session(emulator)
+        s.open(f"{prefix(market)}/ws/{emulator.ready()['symbols'][0].lower()}@depth")
+        s.run()
+        truths.append(emulator.truth()["books"])
+    assert truths[0] == truths[1]
+    assert all(book["last_id"] for book in truths[0].values())
+
+
+def depth_lines(path: Path) -> tuple[list[Line], list[int]]:
+    """All lines, and the places of depth messages after the snapshot."""
+    lines = list(read(path))
+    rest = next(i for i, line in enumerate(lines) if line.src == "rest")
+    return lines, [i for i, line in enumerate(lines) if i > rest + 50 and "@depth" in line.text[:60]]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_after_a_hole_in_a_recording_the_book_settles(spot40: Path, tmp_path: Path, later: bool) -> None:
+    lines, at = depth_lines(spot40)
+    again = len(lines) // 2
+    whole = Session(recorded(SPOT, spot40))
+    whole.open("/ws/btcusdt@depth@100ms")
+    whole.run(until_position=lines[again].recv_ns or 0, limit=1)
+    body = whole.get("/api/v3/depth?symbol=BTCUSDT&limit=1000").body.decode()
+    holed = tmp_path / "holed.ndjson"
+    with holed.open("wb") as file:
+        for number, line in enumerate(lines):
+            if number in at[60:70]:
+                continue
+            file.write(frame_line(line.recv_ns or 0, line.src, line.url or "", line.text))
+            if later and number == again:
+                file.write(frame_line(line.recv_ns or 0, "rest", "", body))
+    emulator = recorded(SPOT, holed)
+    s = Session(emulator)
+    s.open("/ws/btcusdt@depth@100ms")
+    s.run(until_position=lines[at[75]].recv_ns or 0, limit=1)
+    target = "/api/v3/depth?symbol=BTCUSDT&limit=1000"
+    assert isinstance(emulator.http("GET", target, {}, s.now), Pending) is later
+    s.run()
+    whole.run()
+    got, want = emulator.truth(1)["books"]["BTCUSDT"], whole.emulator.truth(1)["books"]["BTCUSDT"]
+    assert got == want
 
 
 def test_without_a_client_the_first_snapshot_is_given_at_once(spot40: Path) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "TICKER",
     "TRADE",
     "AggFrame",
+    "Book",
     "Depth",
     "Trade",
     "decimals_of",
@@ -55,6 +56,7 @@ class Depth(Struct):
     b: list[Level]
     a: list[Level]
     T: int = 0
+    pu: int = 0  # futures: the last id of the message before
 
 
 class Trade(Struct):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from datetime import date
+from math import inf, log
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,6 +29,7 @@ from ._emulator_frames import (
     EVENT_TIME,
     TICKER,
     TRADE,
+    Book,
     Depth,
     Trade,
     decimals_of,
@@ -60,6 +62,10 @@ class _Seen(Struct):
 
     counts: dict[str, int] = {}
     first_book: bytes | None = None
+    snapshots: int = 0  # of the book, that are still to come
+    first_id: int = 0  # of the recorded book updates
+    last_depth: str = ""
+    price: float = 0.0  # some price near the market
     trades: bool = False
     _book: tuple[int, int] = (0, 0)
     _market: tuple[int, int] = (0, 0)
@@ -90,12 +96,15 @@ class RecordedWorld:
         self._market = market
         self._seen: dict[str, _Seen] = {}
         self._names: dict[str, tuple[str, str]] = {}  # stream name: (symbol, type)
+        self._nameless: dict[int, Line] = {}  # book snapshots whose line does not say which symbol, by id
+        self._owners: dict[int, str] = {}  # and whose they are
         self.exchange_info: bytes | None = None
         self.notes: list[str] = []
         self._first_event = 0
         self._last_event = 0
         self._tail = ""
         spans = [Playlist.scan(path, event_time, self._visit) for path in source.recordings]
+        self._name_snapshots()
         for path, span in zip(source.recordings, spans, strict=True):
             if span.torn:
                 self.notes.append(f"{path} ends in a torn line, which is left out")
@@ -117,6 +126,7 @@ class RecordedWorld:
         self.clock = self._first_event or self.start
         self._books = {symbol: TrueBook() for symbol in self.symbols}
         self._book_times = dict.fromkeys(self.symbols, self.clock)
+        self._holed: set[str] = set()  # books that miss a message, since the recording lacks it
         self._recent: dict[str, deque[Depth]] = {symbol: deque(maxlen=1000) for symbol in self.symbols}
         self._passed: dict[str, list[int]] = {}  # symbol: [first id, last id, count]
         self._last_agg: dict[str, int] = {}
@@ -145,17 +155,23 @@ class RecordedWorld:
             if not self._first_event:
                 self._first_event = event_time(line) or 0
             self._tail = data[:400]
+        if kind == "depth":
+            seen.last_depth = data
         if count > _SAMPLES:
             return
         try:
             if kind == "depth":
                 depth = DEPTH.decode(data)
+                seen.first_id = seen.first_id or depth.U
                 for level in (*depth.b, *depth.a):
                     seen.level(*level)
+                if depth.b and not seen.price:
+                    seen.price = max(float(p) for p, _ in depth.b)
             elif kind == "bookTicker":
                 ticker = TICKER.decode(data)
                 seen.traded(ticker.b, ticker.B)
                 seen.traded(ticker.a, ticker.A)
+                seen.price = float(ticker.b)
             elif kind == "trade":
                 trade = TRADE.decode(data)
                 seen.trades = True
@@ -171,17 +187,45 @@ class RecordedWorld:
         if url.path.endswith("/exchangeInfo") and self.exchange_info is None:
             self.exchange_info = line.text.encode()
         symbol = self._depth_symbol(line)
-        if symbol is None:
+        if symbol is None and url.path:
             return
-        seen = self._seen.setdefault(symbol, _Seen({}))
         try:
             book = BOOK.decode(line.text)
         except msgspec.DecodeError:
             return
+        if symbol is None:
+            self._nameless[book.lastUpdateId] = line
+            return
+        self._visit_book(symbol, line, book)
+
+    def _visit_book(self, symbol: str, line: Line, book: Book) -> None:
+        seen = self._seen.setdefault(symbol, _Seen({}))
+        seen.snapshots += 1
         if seen.first_book is None:
             seen.first_book = line.text.encode()
         for level in (*book.bids, *book.asks):
             seen.level(*level)
+
+    def _name_snapshots(self) -> None:
+        """Find whose the snapshots without an address are: ids within the symbol's, prices nearest to its market."""
+        spans: dict[str, tuple[int, int, float]] = {}
+        for symbol, seen in self._seen.items():
+            try:
+                spans[symbol] = (seen.first_id, DEPTH.decode(seen.last_depth).u, seen.price)
+            except msgspec.DecodeError:  # no book updates, or none that can be read
+                continue
+        for number, line in self._nameless.items():
+            book = BOOK.decode(line.text)
+            best = max((float(p) for p, _ in book.bids), default=0.0)
+
+            def unlike(symbol: str, number: int = number, best: float = best) -> tuple[bool, float]:
+                first, last, price = spans[symbol]
+                return not first <= number <= last, abs(log(best / price)) if best and price else inf
+
+            if spans:
+                symbol = min(spans, key=unlike)
+                self._owners[number] = symbol
+                self._visit_book(symbol, line, book)
 
     @staticmethod
     def _depth_symbol(line: Line) -> str | None:
@@ -222,7 +266,8 @@ class RecordedWorld:
         items = [Item(name, symbol, data)]
         try:
             if kind == "depth":
-                self._apply(symbol, DEPTH.decode(data))
+                if not self._apply(symbol, DEPTH.decode(data)):
+                    items[0].resync = symbol
             elif kind == "trade":
                 self._trade(TRADE.decode(data), items)
             elif kind == "aggTrade":
@@ -237,22 +282,37 @@ class RecordedWorld:
                 self._updates(self._klines.tick(self.clock), items)
         return items
 
-    def _apply(self, symbol: str, depth: Depth) -> None:
+    def _apply(self, symbol: str, depth: Depth) -> bool:
+        """Apply an update to the own book; False if the recording lacks the one before it."""
         book = self._books[symbol]
+        chained = True
         self.clock = max(self.clock, to_ns(depth.E))
         if book.known and depth.u > book.last_id:
+            last = book.last_id
+            if depth.pu > last if depth.pu else last + 1 < depth.U:
+                chained = False
+                self._holed.add(symbol)
+                if self._seen[symbol].snapshots:
+                    book.known = False  # requests wait for what was recorded then
             book.apply(depth.u, depth.b, depth.a)
+            if symbol in self._holed:
+                book.uncross(depth.b, depth.a)
             self._book_times[symbol] = to_ns(depth.E)
         self._recent[symbol].append(depth)
+        return chained
 
     def _snapshot_line(self, line: Line) -> None:
         symbol = self._depth_symbol(line)
-        if symbol is None or symbol not in self._books:
+        if symbol is None and urlsplit(line.url or "").path:
             return
         try:
             snapshot = BOOK.decode(line.text)
         except msgspec.DecodeError:
             return
+        symbol = symbol or self._owners.get(snapshot.lastUpdateId)
+        if symbol not in self._books:
+            return
+        self._seen[symbol].snapshots -= 1
         book, recent = self._books[symbol], self._recent[symbol]
         if book.known and recent and recent[0].u > snapshot.lastUpdateId:
             return  # too old for what is kept of the stream
@@ -260,6 +320,7 @@ class RecordedWorld:
         if book.known and known < 500:
             return  # somebody's shallow look at the book would only shrink what is known
         book.load(snapshot.lastUpdateId, snapshot.bids, snapshot.asks)
+        self._holed.discard(symbol)
         if snapshot.E:
             self._book_times[symbol] = to_ns(snapshot.E)
         for depth in recent:

@@ -8,7 +8,7 @@ subscription, or at once when ``expected_streams`` are subscribed. At a finite s
 host's clock, whoever listens. As fast as possible (speed 0) time means nothing, so the timeline also
 waits: for clients that lost their connection, until their streams are subscribed again (at most
 ``RETURN_LIMIT``), a moment after each book snapshot, so that a client's buffer of deltas stays small, and
-after a damaged book message until the client has asked for a new snapshot (at most ``_NOTICE_LIMIT``).
+after a damaged or missing book message until the client has asked for a new snapshot (at most ``_NOTICE_LIMIT``).
 Messages that nobody subscribed are skipped. When everything was sent every connection is closed with
 code 4000; one that comes later is closed as soon as it has subscribed.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any, Protocol
 
 import msgspec
@@ -39,11 +40,15 @@ _TRUTH_PATH = "/__replay/truth"
 
 
 class Item(Struct, gc=False):
-    """One message of a stream before it is encoded for a connection; ``payload`` is the emulator's own."""
+    """One message of a stream before it is encoded for a connection; ``payload`` is the emulator's own.
+
+    ``resync`` is the key of a book that clients must load anew now: the recording lacks what came before.
+    """
 
     stream: str
     symbol: str
     payload: Any
+    resync: str = ""
 
 
 class World(Protocol):
@@ -104,6 +109,15 @@ class TrueBook:
                 else:
                     side.pop(float(p), None)
         self.last_id = last_id
+
+    def uncross(self, bids: Iterable[tuple[str, str]], asks: Iterable[tuple[str, str]]) -> None:
+        """Drop levels that the levels just applied contradict: what deleted them was not seen. O(levels)."""
+        bid = max((float(p) for p, q in bids if float(q)), default=-inf)
+        ask = min((float(p) for p, q in asks if float(q)), default=inf)
+        if bid >= min(self.asks, default=inf):
+            self.asks = {p: level for p, level in self.asks.items() if p > bid}
+        if ask <= max(self.bids, default=-inf):
+            self.bids = {p: level for p, level in self.bids.items() if p < ask}
 
     def top(self, limit: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """Return the texts of the best levels of both sides."""
@@ -427,6 +441,8 @@ class TimelineEmulator(ABC):
             if self._silent:
                 self._silent = [s for s in self._silent if s[0] > ts]
             return
+        if item.resync and self.source.speed == 0:
+            self._noticed[item.resync] = now + _NOTICE_LIMIT
         if not self.injector.frame_plans:
             self._send(item, 0, out)
             return
