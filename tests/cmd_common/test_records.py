@@ -41,7 +41,17 @@ NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 TIME = st.integers(0, 2**63 - 1)
 
 
-@given(st.builds(Trade, ts_event=TIME, ts_recv=TIME, price=NUMBER, quantity=NUMBER, flags=st.integers(0, 31)))
+@given(
+    st.builds(
+        Trade,
+        ts_event=TIME,
+        ts_recv=TIME,
+        price=NUMBER,
+        quantity=NUMBER,
+        flags=st.integers(0, 31),
+        trade_seq=st.none() | TIME,
+    )
+)
 def test_a_record_survives_json_and_messagepack(trade: Trade) -> None:
     assert msgspec.json.decode(msgspec.json.encode(trade), type=Record) == trade
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(trade), type=Record) == trade

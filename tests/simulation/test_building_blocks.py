@@ -9,6 +9,7 @@ import time
 import types
 
 import pytest
+from sim_odd import run_odd
 
 from cmd_common.testing.simulation import EventLog, Guard, Summary, Violation, search, shrink
 
@@ -96,14 +97,6 @@ def test_shrinking_finds_a_small_failure():
     tried.clear()
     shrink((9, 3, 40, 7), simpler, fails, tries=5)
     assert len(tried) == 5
-
-
-def run_odd(seed):
-    if seed == 13:
-        raise Violation("made up", "thirteen")
-    if seed == 17:
-        raise RuntimeError("broken")
-    return Summary(seeds=1, kills=seed % 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
