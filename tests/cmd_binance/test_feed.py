@@ -479,6 +479,30 @@ def test_a_snapshot_at_the_last_good_update_leaves_no_ids_missing() -> None:
     assert (gap.reason, gap.first_id, gap.last_id) == ("disconnect", None, None)
 
 
+def test_a_book_that_never_began_is_a_gap_of_what_came_for_it() -> None:
+    wire = Wire(types=["book"]).connect()
+    wire.send(depth(1, 1))
+    wire.send(depth(2, 2, E=MS + 9_000))
+    wire.take(wire.feed.close(wire.now))
+    assert wire.of(Gap) == []  # a start takes a moment
+    wire.send(depth(3, 3, E=MS + 60_000))
+    wire.take(wire.feed.close(wire.now))
+    (gap,) = wire.of(Gap)
+    assert (gap.record_type, gap.reason, gap.severity) == ("book_deltas", "no_snapshot", "lost")
+    assert (gap.ts_from, gap.ts_to) == (NOW + 1_000_000, NOW + 60 * SECOND)
+
+
+def test_a_gap_that_is_open_at_the_end_ends_with_the_last_message_in_the_exchanges_time() -> None:
+    wire = synced()
+    wire.send(depth(101, 101))
+    wire.send(depth(103, 103, E=MS + 5_000))
+    wire.now += 1_000_000 * SECOND  # our clock, when something recorded is played
+    wire.take(wire.feed.close(wire.now))
+    (gap,) = wire.of(Gap)
+    assert (gap.reason, gap.first_id) == ("sequence", 102)
+    assert (gap.ts_from, gap.ts_to) == (NOW + 101_000_000, NOW + 5 * SECOND)
+
+
 def test_an_answer_that_nobody_waits_for_any_more_is_ignored() -> None:
     wire = Wire(types=("book",)).connect()
     wire.take(wire.feed.disconnected(wire.now, "reset"))
