@@ -246,7 +246,8 @@ class Manifest:
                 yield transaction
                 transaction.finish()
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite has rolled back itself when the disk was full
+                    self._db.execute("ROLLBACK")
                 raise
             self.uncertain = True
             try:
