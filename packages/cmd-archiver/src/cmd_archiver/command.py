@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +28,7 @@ from cmd_common.registry import exchange as find_exchange
 from cmd_common.registry import names
 from cmd_common.registry import store as find_store
 from cmd_common.seams import Clock, Net, Rng, SystemClock, system_rng
+from cmd_common.signals import finish_on_signals
 from cmd_common.symbols import expand_selectors, get_symbols, native_symbols
 
 from .download import Downloader
@@ -152,7 +151,7 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
                 force=options.force,
                 keep_downloads=options.keep_downloads,
             )
-            with _Signals(job.stop):
+            with finish_on_signals(job.stop, reporter.warn):
                 summaries[venue] = await job.run(plan.units)
             if summaries[venue].interrupted:
                 reporter.warn("stopped; run it again to go on")
@@ -187,38 +186,6 @@ def _result(plans: dict[str, Plan], summaries: dict[str, Summary], comparison: d
     elif not total.interrupted and (total.gaps or total.missing or unpublished):
         code = EXIT_GAPS
     return Result(code, summary)
-
-
-class _Signals:
-    """While open, the first SIGINT or SIGTERM calls ``stop``; a second one interrupts as usual."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._set: list[int] = []
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                loop.add_signal_handler(number, self._signal)
-            except NotImplementedError:  # Windows: KeyboardInterrupt ends the run, which may be repeated
-                return
-            self._set.append(number)
-
-    def _signal(self) -> None:
-        self._restore()
-        self._stop()
-
-    def _restore(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in self._set:
-            loop.remove_signal_handler(number)
-        self._set.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
 
 
 async def _symbols(

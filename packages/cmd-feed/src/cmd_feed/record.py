@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import Iterator
 from typing import Any
 
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, RecordOptions, Reporter, Result
 from cmd_common.errors import UsageError
+from cmd_common.signals import finish_on_signals
 
 __all__ = ["record", "run"]
 
@@ -39,7 +38,12 @@ async def record(options: RecordOptions, reporter: Reporter) -> Result:
         raise UsageError("the duration is not positive", hint="write it as 30s, 5m or 2h")
     session = LiveSession(options, reporter)
     stop = asyncio.Event()
-    with _signals(stop, reporter):
+
+    def finish(name: str) -> None:
+        reporter.info(f"{name}: finishing; what was read is being stored")
+        stop.set()
+
+    with finish_on_signals(finish, reporter.warn):
         started = await _until(session.start(), stop)
         if started:
             named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in session.symbols.items())
@@ -105,36 +109,3 @@ async def _until(work: Any, stop: asyncio.Event) -> bool:
         for t in (task, wait):
             t.cancel()
         await asyncio.gather(task, wait, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event, reporter: Reporter) -> Iterator[None]:
-    """SIGINT and SIGTERM set the event; a second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-    caught = (signal.SIGINT, signal.SIGTERM)
-
-    def on_signal(number: signal.Signals) -> None:
-        reporter.info(f"{number.name}: finishing; what was read is being stored")
-        stop.set()
-        for n in caught:
-            _restore(loop, n)
-
-    installed = []
-    for number in caught:
-        try:
-            loop.add_signal_handler(number, on_signal, number)
-            installed.append(number)
-        except (NotImplementedError, RuntimeError, ValueError):  # Windows; or not the main thread
-            with contextlib.suppress(ValueError):
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    try:
-        yield
-    finally:
-        for number in installed:
-            _restore(loop, number)
-
-
-def _restore(loop: asyncio.AbstractEventLoop, number: signal.Signals) -> None:
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

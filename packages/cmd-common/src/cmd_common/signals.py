@@ -1,0 +1,52 @@
+"""SIGINT and SIGTERM for commands that have something to finish before they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+__all__ = ["finish_on_signals"]
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def finish_on_signals(stop: Callable[[str], None], warn: Callable[[str], None]) -> Iterator[None]:
+    """Inside a running event loop: the first signal calls ``stop`` with its name, the third ends the process.
+
+    The second one only warns: a terminal sends Ctrl-C to the whole group of processes, and many a
+    wrapper passes it on as well. Outside the main thread nothing is caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    installed: list[signal.Signals] = []
+    received = 0
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal received
+        received += 1
+        if received == 1:
+            stop(number.name)
+        elif received == 2:
+            restore()
+            warn(f"{number.name} again: still storing what was read; the next one ends it at once")
+
+    def restore() -> None:
+        while installed:
+            loop.remove_signal_handler(installed.pop())
+
+    for number in _CAUGHT:
+        try:
+            loop.add_signal_handler(number, on_signal, number)
+            installed.append(number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(on_signal, signal.Signals(n)))
+    try:
+        yield
+    finally:
+        restore()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cmd_common.signals import finish_on_signals
+
+CHILD = """
+import asyncio, sys
+from cmd_common.signals import finish_on_signals
+
+def say(text):
+    print(text, flush=True)
+
+async def main():
+    stop = asyncio.Event()
+    def finish(name):
+        say(name)
+        stop.set()
+    with finish_on_signals(finish, say):
+        say("ready")
+        await stop.wait()
+        await asyncio.to_thread(sys.stdin.readline)  # what there is to finish
+    say("finished")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)]
+)
+def test_one_or_two_signals_let_it_finish(numbers: tuple[signal.Signals, ...]) -> None:
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for number in numbers:
+            process.send_signal(number)
+            assert number.name in process.stdout.readline()
+        out, err = process.communicate("\n", timeout=20)
+    assert (process.returncode, out, err) == (0, "finished\n", "")
+
+
+def test_the_third_signal_ends_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        for expected in ("ready", "SIGTERM\n", "SIGTERM again"):
+            assert process.stdout.readline().startswith(expected)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+
+
+def test_another_thread_catches_nothing() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    inside: list[object] = []
+
+    def work() -> None:
+        with finish_on_signals(lambda name: None, lambda text: None):
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert inside == [before]
