@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -13,22 +15,36 @@ CHILD = """
 import asyncio, sys
 from cmd_common.signals import finish_on_signals
 
-def say(text):
-    print(text, flush=True)
+class Words:
+    def info(self, text):
+        print(text, flush=True)
+    warn = info
 
 async def main():
     stop = asyncio.Event()
-    def finish(name):
-        say(name)
-        stop.set()
-    with finish_on_signals(finish, say):
-        say("ready")
+    with finish_on_signals(stop.set, Words()):
+        Words().info("ready")
         await stop.wait()
         await asyncio.to_thread(sys.stdin.readline)  # what there is to finish
-    say("finished")
+    Words().info("finished")
 
 asyncio.run(main())
 """
+
+
+class Silent:
+    """A reporter that nothing is said to."""
+
+    def info(self, message: str) -> None:
+        raise AssertionError(message)
+
+    warn = info
+
+    def ready(self, facts: Mapping[str, Any]) -> None:
+        raise AssertionError(facts)
+
+    def progress(self, task: str, done: int, total: int | None, *, unit: str = "bytes") -> None:
+        raise AssertionError(task)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +64,7 @@ def test_one_or_two_signals_let_it_finish(numbers: tuple[signal.Signals, ...]) -
 def test_the_third_signal_ends_it() -> None:
     with subprocess.Popen([sys.executable, "-c", CHILD], stdin=-1, stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout is not None
-        for expected in ("ready", "SIGTERM\n", "SIGTERM again"):
+        for expected in ("ready", "SIGTERM:", "SIGTERM again"):
             assert process.stdout.readline().startswith(expected)
             process.send_signal(signal.SIGTERM)
         assert process.wait(20) == -signal.SIGTERM
@@ -59,7 +75,7 @@ def test_another_thread_catches_nothing() -> None:
     inside: list[object] = []
 
     def work() -> None:
-        with finish_on_signals(lambda name: None, lambda text: None):
+        with finish_on_signals(lambda: None, Silent()):
             inside.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

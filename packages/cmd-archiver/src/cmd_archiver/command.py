@@ -151,7 +151,7 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
                 force=options.force,
                 keep_downloads=options.keep_downloads,
             )
-            with finish_on_signals(job.stop, reporter.warn):
+            with finish_on_signals(job.stop, reporter):
                 summaries[venue] = await job.run(plan.units)
             if summaries[venue].interrupted:
                 reporter.warn("stopped; run it again to go on")

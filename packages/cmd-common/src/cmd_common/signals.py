@@ -8,14 +8,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from .commands import Reporter
+
 __all__ = ["finish_on_signals"]
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def finish_on_signals(stop: Callable[[str], None], warn: Callable[[str], None]) -> Iterator[None]:
-    """Inside a running event loop: the first signal calls ``stop`` with its name, the third ends the process.
+def finish_on_signals(stop: Callable[[], None], reporter: Reporter) -> Iterator[None]:
+    """Inside a running event loop: the first signal calls ``stop``, the third ends the process.
 
     The second one only warns: a terminal sends Ctrl-C to the whole group of processes, and many a
     wrapper passes it on as well. Outside the main thread nothing is caught.
@@ -31,10 +33,11 @@ def finish_on_signals(stop: Callable[[str], None], warn: Callable[[str], None]) 
         nonlocal received
         received += 1
         if received == 1:
-            stop(number.name)
+            reporter.info(f"{number.name}: finishing; what was read is being stored")
+            stop()
         elif received == 2:
             restore()
-            warn(f"{number.name} again: still storing what was read; the next one ends it at once")
+            reporter.warn(f"{number.name} again: still finishing; the next one ends it at once")
 
     def restore() -> None:
         while installed:

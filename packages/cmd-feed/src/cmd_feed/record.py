@@ -38,12 +38,7 @@ async def record(options: RecordOptions, reporter: Reporter) -> Result:
         raise UsageError("the duration is not positive", hint="write it as 30s, 5m or 2h")
     session = LiveSession(options, reporter)
     stop = asyncio.Event()
-
-    def finish(name: str) -> None:
-        reporter.info(f"{name}: finishing; what was read is being stored")
-        stop.set()
-
-    with finish_on_signals(finish, reporter.warn):
+    with finish_on_signals(stop.set, reporter):
         started = await _until(session.start(), stop)
         if started:
             named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in session.symbols.items())
