@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cmd_common.errors import UsageError
@@ -33,7 +33,13 @@ def test_white_space_between_the_keys_is_allowed(tmp_path: Path) -> None:
     assert list(read(path)) == [Line(7, "ws", None, '{"p":1.0}')]
 
 
-@given(st.text(), st.one_of(st.none(), st.integers(0, 2**63)))
+@given(
+    st.one_of(st.text(), st.text().map(lambda t: "{" + t), st.text().map(lambda t: "[" + t)),
+    st.one_of(st.none(), st.integers(0, 2**63)),
+)
+@example('{"e":"trade","E":17', 1)
+@example('{"a":1}{"b":2}', 1)
+@example("[" * 100_000, 1)
 def test_any_text_stays_one_line(text: str, received: int | None) -> None:
     raw = frame_line(received, "ws", text, text)
     assert raw.count(b"\n") == 1

@@ -172,10 +172,13 @@ class _ZstdFile(io.RawIOBase):
         super().close()
 
 
+_RAW = msgspec.json.Decoder(msgspec.Raw)  # checks the form and builds nothing
+
+
 def _is_json(text: str) -> bool:
     try:
-        msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        _RAW.decode(text.encode("utf-8", "surrogateescape"))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return False
     return True
 
@@ -196,17 +199,11 @@ def frame_line(recv_ns: int | None, src: str, url: str | None, text: str) -> byt
 
     Text that is not JSON (or spans lines) is written as a JSON string, so that a line stays a line.
     """
-    if "\n" in text or "\r" in text or not text or text[0] not in '{["-0123456789tfn':
-        compact = text.strip()
-        if compact[:1] in ("{", "[") and "\n" not in compact and "\r" not in compact:
-            text = compact
-        elif _is_json(text) and compact[:1] in ("{", "["):
-            # Line ends inside JSON are only white space: inside strings they are escaped.
-            text = compact.replace("\r", " ").replace("\n", " ")
-        else:
-            text = msgspec.json.encode(text).decode()
-    elif text[0] not in "{[" and not _is_json(text):
+    if not _is_json(text):  # also one that only begins like it: a torn frame
         text = msgspec.json.encode(text).decode()
+    elif "\n" in text or "\r" in text or text[0] in " \t":
+        # Line ends inside JSON are only white space: inside strings they are escaped.
+        text = text.strip().replace("\r", " ").replace("\n", " ")
     head = f'{{"recv_ns":{"null" if recv_ns is None else recv_ns},"src":"{src}",'
     if url is not None:
         head += f'"url":{msgspec.json.encode(url).decode()},'
