@@ -436,6 +436,26 @@ def test_the_weight_limit_refuses_then_bans_and_forgives() -> None:
     assert s.get(target).status == 200
 
 
+def test_a_shutdown_is_announced_in_the_form_of_the_connection() -> None:
+    s = Session(simulated(SPOT, "shutdown:at=3,stream=trade,ms=100", speed=1))
+    s.open("/stream?streams=btcusdt@trade", 1)
+    s.open("/ws/btcusdt@trade?timeUnit=MICROSECOND", 2)
+    frames = s.run(until_position=s.emulator.world.start + 10 * SECOND)
+    combined = next(e for e in events(frames, 1) if e["stream"] == "!serverShutdown")["data"]
+    raw = next(e for e in events(frames, 2) if e["e"] == "serverShutdown")
+    assert combined == {"e": "serverShutdown", "E": raw["E"] // 1000}
+    assert codes(frames) == [(1, 1001), (2, 1001)]
+
+
+def test_the_limit_of_connections_in_five_minutes() -> None:
+    s = Session(simulated())
+    answers = [s.open("/ws", n) for n in range(301)]
+    assert all(isinstance(a, Accept) for a in answers[:300])
+    last = answers[300]
+    assert isinstance(last, HttpResponse)
+    assert (last.status, last.header("Retry-After")) == (429, "300")
+
+
 def test_rate_limit_and_ban_on_request() -> None:
     s = Session(simulated(SPOT, "rate_limit:at=2,path=depth,ms=3000", "ban:at=4,path=depth"))
     target = "/api/v3/depth?symbol=BTCUSDT"
@@ -793,7 +813,7 @@ def test_several_symbols_and_recorded_candles(recordings: Path) -> None:
     s = Session(emulator)
     s.open("/ws/nknusdt@kline_1m/nknusdt@aggTrade/nknusdt@trade/nknusdt@kline_5m")
     assert [e["e"] for e in events(s.run())].count("kline") == 1
-    assert "derived" not in emulator.ready()
+    assert "klines" not in emulator.ready().get("derived", ())
     assert set(emulator.truth(1)["books"]) == set(emulator.ready()["symbols"])
 
 
@@ -806,9 +826,52 @@ def test_frames_without_a_wrapper_and_without_times(recordings: Path) -> None:
     assert s.emulator.truth(1)["books"]["BTCUSDT"]["last_id"] == got[-1]["data"]["u"]
 
 
+@pytest.mark.parametrize(
+    ("market", "name"),
+    [
+        (SPOT, "binance_spot/hft_btcusdt_20240808_first40s.ndjson"),
+        (USDM, "binance_usdm/hft_btcusdt_20240808_first12s.ndjson"),
+        (COINM, "binance_coinm/hft_btcusd_perp_20240808_first15s.ndjson"),
+    ],
+)
+def test_partial_depth_is_derived_from_recorded_depth(recordings: Path, market: Market, name: str) -> None:
+    emulator = recorded(market, recordings / name)
+    symbol = next(iter(emulator.ready()["symbols"]))
+    low = symbol.lower()
+    s = Session(emulator)
+    s.open(f"{prefix(market)}/stream?streams={low}@depth10/{low}@depth@100ms")
+    token = emulator.http("GET", f"{market.prefix}/depth?symbol={symbol}&limit=1000", {}, s.now)
+    assert isinstance(token, Pending)
+    got = events(s.run())
+    snapshot = msgspec.json.decode(s.responses[token.token].body)
+    bids, asks = ({float(p): float(q) for p, q in snapshot[side]} for side in ("bids", "asks"))
+    last, compared = snapshot["lastUpdateId"], 0
+    for event in got:
+        data = event["data"]
+        if "@depth10" not in event["stream"]:
+            if data["u"] > last:
+                for side, changes in ((bids, data["b"]), (asks, data["a"])):
+                    for p, q in changes:
+                        side[float(p)] = float(q)
+                        if not float(q):
+                            del side[float(p)]
+                last = data["u"]
+            continue
+        assert ("lastUpdateId" in data) == (market is SPOT)
+        number = data["lastUpdateId"] if market is SPOT else data["u"]
+        if number < last:
+            continue  # before the snapshot that the client got
+        assert number == last
+        for side, key, reverse in ((bids, "bids", True), (asks, "asks", False)):
+            part = data[key if market is SPOT else key[0]]
+            assert [(float(p), float(q)) for p, q in part] == [(p, side[p]) for p in sorted(side, reverse=reverse)[:10]]
+        compared += 1
+    assert compared > 20
+
+
 def test_candles_are_derived_from_recorded_trades(spot40: Path) -> None:
     emulator = recorded(SPOT, spot40)
-    assert emulator.ready()["derived"] == ["klines"]
+    assert emulator.ready()["derived"] == ["klines", "partial_depth"]
     s = Session(emulator)
     s.open("/stream?streams=btcusdt@trade/btcusdt@kline_1m")
     frames = events(s.run())

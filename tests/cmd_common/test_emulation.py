@@ -81,6 +81,9 @@ class Tiny(TimelineEmulator):
     def describe(self, item: Item) -> dict[str, Any]:
         return {"n": item.payload}
 
+    def farewell(self, connection: Connection) -> str:
+        return f"farewell {connection.number}"
+
     def book_key(self, item: Item) -> str | None:
         return "A" if item.stream == "a@depth" else None
 
@@ -281,6 +284,88 @@ def test_full_speed_waits_for_the_resync_after_a_damaged_book_message() -> None:
     emulator.http("GET", "/depth", {}, T0 + SECOND + 2)
     assert not emulator.poll(T0 + SECOND + 3).frames
     assert numbers(run(emulator, T0 + SECOND + 3)[0]) == [*range(12, 101), -1]
+
+
+def test_a_cut_connection_is_waited_for_at_the_end_at_any_speed() -> None:
+    for fault in ("disconnect:at=90,stream=depth", "shutdown:at=90,stream=depth,ms=1"):
+        emulator = make(fault, speed=1, count=100)
+        emulator.ws_open(1, "/a@depth", {}, T0)
+        frames, now = run(emulator, until=T0 + 14 * SECOND)
+        assert len(closes(frames)) == 1
+        assert not emulator.finished
+        emulator.ws_closed(1, now)
+        emulator.ws_open(2, "/a@depth", {}, now)
+        frames, now = run(emulator, now)
+        assert closes(frames) == [(2, END_CODE)]
+        assert now < T0 + 16 * SECOND
+
+
+def test_a_client_that_went_by_itself_is_not_waited_for() -> None:
+    emulator = make(speed=1, count=20)
+    emulator.ws_open(1, "/a@depth", {}, T0)
+    _, now = run(emulator, until=T0 + 2 * SECOND)
+    emulator.ws_closed(1, now)
+    _, now = run(emulator, now)
+    assert emulator.finished
+    assert now < T0 + 5 * SECOND
+
+
+def test_a_shutdown_is_announced_and_then_carried_out() -> None:
+    emulator = make("shutdown:at=5,stream=trade,ms=1500", speed=1)
+    emulator.ws_open(1, "/a@depth/b@trade", {}, T0)
+    emulator.ws_open(2, "/a@depth", {}, T0)
+    frames, _ = run(emulator, until=T0 + 9 * SECOND)
+    at = [i for i, f in enumerate(frames) if isinstance(f, Text) and f.text == "farewell 1"]
+    assert len(at) == 1
+    end = next(i for i, f in enumerate(frames) if isinstance(f, Close))
+    assert frames[end] == Close(1, 1001, "server shutdown")
+    assert at[0] < end
+    assert [f.connection for f in frames[end:] if isinstance(f, Text)] == [2] * len(frames[end + 1 :])
+    assert emulator.truth()["fault_counts"] == {"shutdown": 1}
+
+
+def test_handshakes_over_the_limit_are_refused_until_the_window_has_passed() -> None:
+    class Limited(Tiny):
+        connects_per_5min = 3
+
+    emulator = Limited(MarketSource("tiny", speed=0), Counting(1))
+    for n in range(3):
+        assert isinstance(emulator.ws_open(n, "/", {}, T0 + n * SECOND), Accept)
+    refused = emulator.ws_open(3, "/", {}, T0 + 100 * SECOND)
+    assert isinstance(refused, HttpResponse)
+    assert (refused.status, refused.header("retry-after")) == (429, "200")
+    assert isinstance(emulator.ws_open(4, "/", {}, T0 + 301 * SECOND), Accept)  # the refused one counts, too
+    assert isinstance(emulator.ws_open(5, "/", {}, T0 + 302 * SECOND - 1), HttpResponse)
+
+
+def test_full_speed_waits_for_the_first_request_of_a_subscribed_book() -> None:
+    class Booked(Tiny):
+        def awaited_book(self, stream: str) -> str | None:
+            return "A" if stream == "a@depth" else None
+
+        def request(self, method: str, target: str, headers: Mapping[str, str], now: int) -> HttpResponse | str:
+            return "A" if target == "/held" else super().request(method, target, headers, now)
+
+    def start() -> Tiny:
+        emulator = Booked(MarketSource("tiny", speed=0), Counting(5))
+        emulator.ws_open(1, "/a@depth", {}, T0)
+        run(emulator, until=T0 + 2 * SECOND)
+        assert emulator.sent == {}
+        return emulator
+
+    emulator = start()
+    assert isinstance(emulator.http("GET", "/depth", {}, T0 + 2 * SECOND), HttpResponse)
+    _, now = run(emulator, T0 + 2 * SECOND)
+    assert emulator.finished
+    assert now < T0 + 3 * SECOND
+    emulator = start()
+    assert isinstance(emulator.http("GET", "/held", {}, T0 + 2 * SECOND), Pending)  # waits for a later position
+    run(emulator, T0 + 2 * SECOND, until=T0 + 2 * SECOND + SECOND // 2)
+    assert emulator.sent["a@depth"] == 6
+    emulator = start()
+    _, now = run(emulator, T0 + 2 * SECOND)  # nobody asks
+    assert emulator.finished
+    assert now >= T0 + 3 * SECOND
 
 
 def test_same_seed_same_frames() -> None:

@@ -22,6 +22,7 @@ from cmd_feed.session import LiveSession, resolve_endpoints
 SERVE = """
 import json, sys
 from cmd_common.commands import ReplayOptions
+from cmd_common.emulation import Fault
 from cmd_replay.command import run
 class Words:
     def info(self, message): print(message, file=sys.stderr, flush=True)
@@ -29,6 +30,7 @@ class Words:
     def ready(self, facts): print(json.dumps(dict(facts)), flush=True)
     def progress(self, *a, **k): pass
 o = json.loads(sys.argv[1])
+o["faults"] = [Fault(**f) for f in o.get("faults", ())]
 sys.exit(run(ReplayOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in o.items()}), Words()).exit_code)
 """
 
@@ -105,6 +107,29 @@ async def test_three_venues_at_once_end_with_the_exchanges_own_books(words: Any)
                 assert ids == list(range(ids[0] or 0, expected["last_id"] + 1))
         assert {type(r) for r in got} >= {Trade, Quote, BookSnapshot, Candle}
     assert session.ledger.gaps == 0
+
+
+@pytest.mark.parametrize("kind", ["shutdown", "disconnect"])
+async def test_a_connection_that_ends_just_before_the_end_still_hears_of_it(words: Any, kind: str) -> None:
+    # About 20 trades in 5 simulated seconds; the fault strikes one of the last, at a finite speed, and the
+    # replaying end goes away as soon as everybody has been told.
+    fault = {"kind": kind, "parameters": {"stream": "trade", "at": "15", "symbol": "BTCUSDT", "ms": "200"}}
+    async with replay(
+        exchanges=["binance-usdm"],
+        simulate=True,
+        symbols=2,
+        speed=5,
+        duration=5_000_000_000,
+        exit_at_end=True,
+        faults=[fault],
+    ) as endpoints:
+        async with LiveSession(options(endpoints, until_end=True), words) as session:
+            async with asyncio.timeout(60):
+                await session.wait()
+            assert {c.state for c in session.connections()} == {"ended"}
+            states = [r.counters.disconnects for r in session.connections()]
+            assert sum(states) == 1
+        assert session.error is None
 
 
 async def test_symbols_join_and_leave_a_running_session(words: Any, until: Any) -> None:

@@ -10,6 +10,7 @@ import socket
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -185,3 +186,30 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
         with pytest.raises(CmdError, match=f"cannot listen on 127.0.0.1:{port}"):
             async with Host(emulator(), "127.0.0.1", port):
                 pass
+
+
+async def test_a_client_that_answers_no_ping_is_closed() -> None:
+    made = emulator(speed=1.0)
+    made.ping_interval, made.pong_timeout = SECOND // 10, SECOND // 5  # type: ignore[attr-defined]
+    async with Host(made, "127.0.0.1", 0) as host:
+        address = urlsplit(host.endpoint)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(
+            f"GET /ws/btcusdt@trade HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        got = await asyncio.wait_for(reader.read(), 20)  # until the server closes
+        writer.close()
+    assert b"\x89" in got  # a ping
+    assert got.endswith(b"\x03\xf0Pong timeout")  # 1008
+    assert got[: got.index(b"Pong timeout")].count(b"\x88") >= 1
+
+
+async def test_a_client_that_answers_pings_stays() -> None:
+    made = emulator(speed=1.0)
+    made.ping_interval, made.pong_timeout = SECOND // 10, SECOND // 5  # type: ignore[attr-defined]
+    async with Host(made, "127.0.0.1", 0) as host, ws(host, "/ws/btcusdt@bookTicker") as client:
+        for _ in range(15):  # more than a second: many pings
+            await asyncio.wait_for(client.recv(), 20)
+        assert client.close_code is None

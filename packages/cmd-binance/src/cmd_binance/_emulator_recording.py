@@ -1,7 +1,7 @@
 """A recorded Binance market: frames served verbatim, with the emulator's own undamaged books beside them.
 
-Candles that were not recorded are derived from recorded trades; aggregate trades only in the archive
-and by REST. The bulk archive of a recording holds its trades, on the days that it covers.
+Candles that were not recorded are derived from recorded trades and partial depth from recorded depth, at its
+own speed; aggregate trades only in the archive and by REST. The bulk archive of a recording holds its trades, on the days that it covers.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _QUOTES: Final = (
     "USDT", "USDC", "FDUSD", "TUSD", "BUSD", "USDP", "DAI", "PAX", "BTC", "ETH", "BNB", "EUR", "TRY", "GBP", "AUD",
     "BRL", "RUB", "UAH", "JPY", "NGN", "TRX", "XRP", "DOGE", "BIDR", "IDRT", "ZAR", "PLN", "RON", "ARS", "MXN", "USD",
 )  # fmt: skip
+_PARTIAL: Final = ("depth5", "depth10", "depth20")
 _SAMPLES: Final = 300  # messages a stream whose decimals are looked at
 _ENOUGH: Final = 50  # trades and quotes that say what the tick and lot sizes are
 
@@ -131,6 +132,7 @@ class RecordedWorld:
         self._passed: dict[str, list[int]] = {}  # symbol: [first id, last id, count]
         self._last_agg: dict[str, int] = {}
         self._klines = KlineStreams(late=True)
+        self._partials: dict[str, dict[str, int]] = {}  # symbol: derived partial streams and their levels
         self._loaded: dict[str, History] | None = None
 
     # The first pass
@@ -268,6 +270,8 @@ class RecordedWorld:
             if kind == "depth":
                 if not self._apply(symbol, DEPTH.decode(data)):
                     items[0].resync = symbol
+                if symbol in self._partials:
+                    self._derive_partials(symbol, items)
             elif kind == "trade":
                 self._trade(TRADE.decode(data), items)
             elif kind == "aggTrade":
@@ -341,6 +345,23 @@ class RecordedWorld:
             made = MarketTrade(trade.s, trade.t, to_ns(trade.T), price, quantity, trade.m)
             self._updates(self._klines.trade(made, numbers.amount(price, quantity), self.clock), items)
 
+    def _derive_partials(self, symbol: str, items: list[Item]) -> None:
+        """Add the best levels of the own book, once it is known, after an update of it."""
+        book, last = self._books[symbol], self._recent[symbol][-1]
+        if not book.known:
+            return
+        for stream, count in self._partials[symbol].items():
+            bids, asks = (msgspec.json.encode(side).decode() for side in book.top(count))
+            if not self._market.futures:
+                text = f'{{"lastUpdateId":{book.last_id},"bids":{bids},"asks":{asks}}}'
+            else:
+                pair = f'"ps":"{symbol.partition("_")[0]}",' if self._market.name == "coinm" else ""
+                text = (
+                    f'{{"e":"depthUpdate","E":{last.E},"T":{last.T or last.E},"s":"{symbol}",{pair}"U":{last.U},'
+                    f'"u":{last.u},"pu":{last.pu},"b":{bids},"a":{asks}}}'
+                )
+            items.append(Item(stream, symbol, text))
+
     def _updates(self, updates: list[tuple[str, KlineUpdate]], items: list[Item]) -> None:
         items.extend(Item(f"{s.lower()}@kline_{u.interval}", s, u) for s, u in updates)
 
@@ -365,11 +386,18 @@ class RecordedWorld:
             return max(same, key=lambda n: (seen.counts[n], n))
         if kind.startswith("kline_") and seen.trades and kind[6:] in self._market.intervals:
             return f"{symbol.lower()}@{kind}"
+        if kind in _PARTIAL and self._partial_possible(seen):
+            return f"{symbol.lower()}@{kind}"
         return None
+
+    def _partial_possible(self, seen: _Seen) -> bool:
+        return seen.first_book is not None and any(self._kind(name)[1] == "depth" for name in seen.counts)
 
     def subscribed(self, stream: str) -> None:
         """Begin a derived candle stream."""
         symbol, kind, _ = split_stream(stream)
+        if kind in _PARTIAL and stream not in self._seen[symbol].counts:
+            self._partials.setdefault(symbol, {})[stream] = int(kind[5:])
         if not kind.startswith("kline_") or stream in self._seen[symbol].counts:
             return
         history = self._history(symbol)
@@ -543,8 +571,11 @@ class RecordedWorld:
             "last_event": self._last_event or None,
             "streams": {name: n for seen in self._seen.values() for name, n in sorted(seen.counts.items())},
         }
-        if derived:
-            facts["derived"] = ["klines"]
+        made = ["klines"] if derived else []
+        if any(self._partial_possible(seen) for seen in self._seen.values()):
+            made.append("partial_depth")
+        if made:
+            facts["derived"] = made
         if self.notes:
             facts["notes"] = self.notes
         return facts

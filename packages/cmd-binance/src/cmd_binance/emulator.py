@@ -10,7 +10,8 @@ Streams: raw ``/ws/NAME``, combined ``/stream?streams=A/B``, ``timeUnit=MICROSEC
 ``/public`` and ``/market``, where the wrong class is acknowledged and stays silent. Types: trade, aggTrade,
 bookTicker, kline_*, depth (100 and 1000 ms; futures 100, 250, 500), depth5/10/20. A recording is served
 verbatim, in the units that it was recorded in; its ``depth@0ms`` answers for any speed. Types that it
-does not hold stay silent, but candles are derived from recorded trades (``derived`` in the ready line).
+does not hold stay silent, but candles are derived from recorded trades and partial depth from recorded
+depth with a snapshot (``derived`` in the ready line).
 Bulk files lie at ``/data/...`` and the listing at ``/?prefix=`` (also ``/data.binance.vision?prefix=``).
 """
 
@@ -60,6 +61,8 @@ class _Client(msgspec.Struct):
 
 class BinanceEmulator(TimelineEmulator):
     """One market as Binance serves it; satisfies ``cmd_common.emulation.Emulator``."""
+
+    connects_per_5min = 300
 
     def __init__(self, market: Market, source: MarketSource) -> None:
         """Reads recordings once; raises UsageError when they cannot be served."""
@@ -225,6 +228,17 @@ class BinanceEmulator(TimelineEmulator):
     def book_key(self, item: Item) -> str | None:
         """Return the symbol of a depth message."""
         return item.symbol if split_stream(item.stream)[1] == "depth" else None
+
+    def awaited_book(self, stream: str) -> str | None:
+        """Return the symbol of a depth stream whose snapshot can be given."""
+        symbol, kind, _ = split_stream(stream)
+        return symbol if kind == "depth" and self._world.book_possible(symbol) else None
+
+    def farewell(self, connection: Connection) -> str:
+        """Return ``serverShutdown``, sent since May 2026."""
+        client = self._clients[connection.number]
+        data = f'{{"e":"serverShutdown","E":{self._world.clock // client.unit}}}'
+        return f'{{"stream":"!serverShutdown","data":{data}}}' if client.combined else data
 
     def known(self, key: str) -> bool:
         """Whether the book of a symbol is known."""

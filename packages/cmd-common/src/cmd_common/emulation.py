@@ -22,7 +22,7 @@ __all__ = ["Accept", "Close", "Emulator", "Fault", "MarketSource", "Ping", "Pend
 class Fault(Struct, frozen=True):
     """A fault to inject: ``--fault KIND[:k=v,...]``.
 
-    Kinds: drop, repeat, reorder, tear, delay, disconnect, silence, rate_limit (429), ban (418),
+    Kinds: drop, repeat, reorder, tear, delay, disconnect, silence, shutdown, rate_limit (429), ban (418),
     bad_checksum, truncated_zip, missing_day, malformed. Parameters: ``rate`` (probability a message),
     ``at`` (the n-th message, from 1), ``count``, ``symbol``, ``stream``, ``ms`` (delay, silence),
     ``day`` and more, with the defaults of ``cmd_common.faults``, which also parses them.

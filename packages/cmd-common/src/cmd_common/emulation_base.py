@@ -7,16 +7,19 @@ Theory of operation. The timeline runs once a process. It starts ``start_delay``
 subscription, or at once when ``expected_streams`` are subscribed. At a finite speed it then runs with the
 host's clock, whoever listens. As fast as possible (speed 0) time means nothing, so the timeline also
 waits: for clients that lost their connection, until their streams are subscribed again (at most
-``RETURN_LIMIT``), a moment after each book snapshot, so that a client's buffer of deltas stays small, and
+``RETURN_LIMIT``), for the first request of a book whose stream was subscribed (at most ``_ASK_LIMIT``), so
+that reruns begin with the same snapshot, a moment after each, so that a client's buffer of deltas stays small, and
 after a damaged or missing book message until the client has asked for a new snapshot (at most ``_NOTICE_LIMIT``).
 Messages that nobody subscribed are skipped. When everything was sent every connection is closed with
-code 4000; one that comes later is closed as soon as it has subscribed.
+code 4000; one that comes later is closed as soon as it has subscribed. At any speed the end waits for clients
+whose connection a fault has cut, so that they are told, too.
 """
 
 from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Protocol
@@ -36,6 +39,8 @@ RETURN_LIMIT = 30 * _SECOND
 PENDING_LIMIT = 60 * _SECOND
 _SNAPSHOT_PAUSE = 20_000_000
 _NOTICE_LIMIT = 400_000_000
+_ASK_LIMIT = 3 * _SECOND
+_CONNECT_WINDOW = 300 * _SECOND
 _TRUTH_PATH = "/__replay/truth"
 
 
@@ -148,6 +153,7 @@ class TimelineEmulator(ABC):
     pong_timeout = 60 * _SECOND
     lifetime = 24 * 3600 * _SECOND
     messages_per_second = 5
+    connects_per_5min = 0  # handshakes; 0: no limit
     start_delay = _SECOND
 
     def __init__(self, source: MarketSource, world: World) -> None:
@@ -170,6 +176,8 @@ class TimelineEmulator(ABC):
         self._noticed: dict[str, int] = {}  # book whose resync is waited for: wall time until which
         self._pending: list[_Waiting] = []
         self._tokens = 0
+        self._leaving: dict[int, int] = {}  # connections that were told to go: wall time at which they are closed
+        self._attempts: deque[int] = deque(maxlen=self.connects_per_5min or None)  # wall times of handshakes
 
     # What an exchange adds.
 
@@ -224,6 +232,18 @@ class TimelineEmulator(ABC):
         """Return the key of the book that is broken when this message is lost; None for other streams."""
         return None
 
+    def awaited_book(self, stream: str) -> str | None:
+        """Return the key of the book that whoever subscribes this stream will ask for."""
+        return None
+
+    def farewell(self, connection: Connection) -> str:
+        """Return the frame that announces a shutdown; empty where the exchange has none."""
+        return ""
+
+    def too_many_connects(self, wait: int) -> HttpResponse:
+        """Refuse a handshake over the limit; the next one may come after ``wait`` ns."""
+        return HttpResponse(429, b"", {"retry-after": str(-(-wait // _SECOND))}, "Too Many Requests")
+
     def garbage(self, form: str, item: Item, size: int) -> str:
         """Return an extra frame for the fault malformed."""
         if form == "text":
@@ -245,12 +265,19 @@ class TimelineEmulator(ABC):
         result = self.request(method, target, headers, now)
         if isinstance(result, HttpResponse):
             return result
+        self._noticed.pop(result, None)
         self._tokens += 1
         self._pending.append(_Waiting(self._tokens, target, headers, result, now + PENDING_LIMIT))
         return Pending(self._tokens)
 
     def ws_open(self, connection: int, target: str, headers: Mapping[str, str], now: int) -> Accept | HttpResponse:
         """Accept or refuse a WebSocket handshake."""
+        if self.connects_per_5min:
+            attempts = self._attempts
+            left = attempts[0] + _CONNECT_WINDOW - now if len(attempts) == attempts.maxlen else 0
+            attempts.append(now)
+            if left > 0:
+                return self.too_many_connects(left)
         client = Connection(connection, now)
         names = self.accept(client, target, headers)
         if isinstance(names, HttpResponse):
@@ -278,8 +305,9 @@ class TimelineEmulator(ABC):
     def ws_closed(self, connection: int, now: int) -> None:
         """A connection is gone."""
         client = self.connections.pop(connection, None)
+        told = self._leaving.pop(connection, None) is not None
         if client is not None:
-            self._forget(client, now)
+            self._forget(client, now, cut=told)
 
     def poll(self, now: int, limit: int = 256) -> Poll:
         """Return at most about ``limit`` frames that are due (one message to many clients is not split)."""
@@ -328,6 +356,8 @@ class TimelineEmulator(ABC):
                 if len(group) == 1:
                     self.subscribed(stream)
                 self._lost.pop(stream, None)
+                if self.source.speed == 0 and (key := self.awaited_book(stream)) is not None:
+                    self._noticed[key] = now + _ASK_LIMIT
         client.subscribed = True
         if self._origin is None:
             streams = sum(len(c.streams) for c in self.connections.values())
@@ -358,18 +388,19 @@ class TimelineEmulator(ABC):
         else:
             self._subscribers.pop(stream, None)
 
-    def _forget(self, client: Connection, now: int) -> None:
+    def _forget(self, client: Connection, now: int, *, cut: bool) -> None:
+        """Drop a connection's streams; one that a fault has ``cut`` comes back, others may have had enough."""
         for name, stream in client.streams.items():
             if stream is None:
                 continue
             self._drop(client, stream, name)
-            if stream not in self._subscribers and not self.finished:
+            if stream not in self._subscribers and not self.finished and (cut or self.source.speed == 0):
                 self._lost[stream] = now + RETURN_LIMIT
         client.streams = {}
 
     def _close(self, client: Connection, code: int, reason: str, now: int) -> Close:
         client.closing = True
-        self._forget(client, now)
+        self._forget(client, now, cut=True)
         return Close(client.number, code, reason)
 
     def _care(self, now: int, out: Poll) -> None:
@@ -378,7 +409,14 @@ class TimelineEmulator(ABC):
                 continue
             if now - client.opened >= self.lifetime:
                 out.frames.append(self._close(client, 1001, "connection lifetime of 24 hours reached", now))
-            elif now - client.pinged >= self.ping_interval:
+                continue
+            leave = self._leaving.get(client.number)
+            if leave is not None:
+                if now >= leave:
+                    out.frames.append(self._close(client, 1001, "server shutdown", now))
+                    continue
+                _sooner(out, leave)
+            if now - client.pinged >= self.ping_interval:
                 client.pinged = now
                 out.frames.append(Ping(client.number, str(now // 1_000_000).encode(), self.pong_timeout))
             _sooner(out, client.pinged + self.ping_interval)
@@ -416,6 +454,10 @@ class TimelineEmulator(ABC):
                 self._send(item, cut, out)
                 continue
             if ts is None:
+                self._lost = {stream: until for stream, until in self._lost.items() if until > now}
+                if self._lost:
+                    _sooner(out, max(self._lost.values()))
+                    return
                 for item in self.world.finish():
                     self._emit(item, self.world.position, out, now)
                 for waiting in self._swap.values():
@@ -473,6 +515,13 @@ class TimelineEmulator(ABC):
                 self.injector.log(kind, ms=plan.ms, **facts)
                 self.injector.log("lost", cause=kind, **facts)
                 return
+            if kind == "shutdown":
+                self.injector.log(kind, ms=plan.ms, **facts)
+                for client in {c.number: c for c, _ in self._subscribers.get(item.stream, ())}.values():
+                    if text := self.farewell(client):
+                        out.frames.append(Text(client.number, text))
+                    self._leaving.setdefault(client.number, now + plan.ms * 1_000_000)
+                continue
             if kind == "malformed":
                 forms = ("text", "unknown", "shape", "huge")
                 form = plan.form or forms[(plan.struck - 1) % 3]

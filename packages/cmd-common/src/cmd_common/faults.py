@@ -3,13 +3,14 @@
 Frames: ``drop``, ``repeat``, ``reorder`` (the message changes places with the next of its stream), ``tear``
 (the JSON is cut off), ``delay`` (``ms``), ``malformed`` (an extra frame; ``form=text|unknown|shape|huge``,
 ``bytes`` of the huge one), ``disconnect`` (without a close frame; what the exchange sends in the next
-``ms`` is lost too), ``silence`` (everything matching is lost for ``ms`` while the connection stays open).
+``ms`` is lost too), ``silence`` (everything matching is lost for ``ms`` while the connection stays open),
+``shutdown`` (the exchange's notice that it shuts down; whoever is still connected after ``ms`` is closed).
 REST: ``rate_limit`` (429), ``ban`` (418). Bulk files: ``bad_checksum``, ``truncated_zip``
 (``checksum=match``: with the checksum of the truncated file), ``missing_day``.
 
 ``at`` counts matching messages (or requests) from 1; ``rate`` is a probability; ``count`` limits how
 often. With neither ``at`` nor ``rate``: one message in a hundred, or the hundredth message for
-disconnect and silence, the first request for rate_limit and ban, every matching file. ``stream`` is a
+disconnect, silence and shutdown, the first request for rate_limit and ban, every matching file. ``stream`` is a
 whole stream name or its part after the symbol (``depth`` matches ``btcusdt@depth@100ms``).
 """
 
@@ -37,6 +38,7 @@ FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "delay": (*_FRAME, "ms"),
     "disconnect": (*_FRAME, "ms"),
     "silence": (*_FRAME, "ms"),
+    "shutdown": (*_FRAME, "ms"),
     "malformed": (*_FRAME, "form", "bytes"),
     "rate_limit": _REQUEST,
     "ban": _REQUEST,
@@ -46,7 +48,7 @@ FAULTS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Kinds of faults and the parameters that mean something for them."""
 
-FRAME_FAULTS: Final = ("drop", "repeat", "reorder", "tear", "delay", "disconnect", "silence", "malformed")
+FRAME_FAULTS: Final = ("drop", "repeat", "reorder", "tear", "delay", "disconnect", "silence", "shutdown", "malformed")
 REST_FAULTS: Final = ("rate_limit", "ban")
 FILE_FAULTS: Final = ("bad_checksum", "truncated_zip", "missing_day")
 _FORMS: Final = ("text", "unknown", "shape", "huge")
@@ -121,7 +123,7 @@ class FaultPlan:
         self.form = given.get("form", "")
         self.matching_checksum = "checksum" in given
         if self.at is None and self.rate is None:
-            if kind in ("disconnect", "silence"):
+            if kind in ("disconnect", "silence", "shutdown"):
                 self.at = 100
             elif kind in REST_FAULTS:
                 self.at = 1

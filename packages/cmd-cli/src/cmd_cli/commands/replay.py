@@ -79,6 +79,6 @@ command = Cmd(
         flag("replay", "instruments", metavar="FILE"),
     ],
     notes='When it is ready it prints one JSON line a venue: {"venue": ..., "endpoint": "http://127.0.0.1:PORT", ...}.\n'
-    "Faults: drop, repeat, reorder, tear, delay, disconnect, silence, rate_limit, ban, bad_checksum, truncated_zip,\n"
-    "missing_day, malformed.",
+    "Faults: drop, repeat, reorder, tear, delay, disconnect, silence, shutdown, rate_limit, ban, bad_checksum,\n"
+    "truncated_zip, missing_day, malformed.",
 )
