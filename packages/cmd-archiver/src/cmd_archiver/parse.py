@@ -156,34 +156,49 @@ class CsvFile:
             held += len(piece)
             if held < BLOCK:
                 continue
-            text = b"".join(parts)
-            cut = text.rfind(b"\n") + 1
-            parts, held = [text[cut:]], len(text) - cut
+            rest: list[bytes] = []  # what follows the last line end, usually less than a line
+            while parts:
+                last = parts.pop()
+                cut = last.rfind(b"\n") + 1
+                if cut:
+                    parts.append(last[:cut])
+                    rest.append(last[cut:])
+                    break
+                rest.append(last)
+            held = sum(map(len, rest))
             if held > _LINE_LIMIT:
                 raise DataError(f"{self.file.name}: a line after line {self._lines} is longer than {_LINE_LIMIT} bytes")
-            yield from self._parse(text, cut)
-        text = b"".join(parts)
-        del parts
-        if text:
-            yield from self._parse(text, len(text))
+            whole, parts = parts, [b"".join(reversed(rest))]
+            yield from self._parse(whole)
+        yield from self._parse(parts)
         if self.layout is None:
             raise DataError(f"{self.file.name} holds no rows")
 
-    def _parse(self, text: bytes, end: int) -> Iterator[pa.RecordBatch]:
-        start = 0
-        if self.layout is None:
-            newline = text.find(b"\n", 0, min(end, _LINE_LIMIT))
-            first = text[: newline if newline >= 0 else end]
+    def _parse(self, parts: list[bytes]) -> Iterator[pa.RecordBatch]:
+        if self.layout is None and any(parts):
+            text = b"".join(parts)
+            newline = text.find(b"\n", 0, _LINE_LIMIT)
+            first = text[: newline if newline >= 0 else len(text)]
             if len(first) > _LINE_LIMIT:
                 raise DataError(f"{self.file.name}, line 1: longer than {_LINE_LIMIT} bytes")
             if self._look(first):
-                start = newline + 1 if newline >= 0 else end
+                text = text[newline + 1 :] if newline >= 0 else b""
                 self._lines = 1
-        if start == end:
+            parts = [text]
+        size = sum(map(len, parts))
+        if not size:
             return
+        # Arrow's own memory: a Python buffer would be released by Arrow's threads, which need the
+        # interpreter for it and abort the process when that happens while it exits.
+        block = pa.allocate_buffer(size)
+        view, at = memoryview(block).cast("B"), 0
+        for part in parts:
+            view[at : at + len(part)] = part
+            at += len(part)
+        view.release()
+        parts.clear()
         layout = self.layout
         assert layout is not None
-        block = pa.py_buffer(text).slice(start, end - start)
         try:
             table = self._read(block, layout, threads=True)
         except pa.ArrowInvalid:

@@ -50,7 +50,7 @@ class Spool:
         writer: pa.RecordBatchStreamWriter | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as out:
+            with pa.OSFile(str(path), "wb") as out:
                 try:
                     for batch in csv.batches():
                         layout = csv.layout
@@ -94,7 +94,7 @@ class Spool:
         Needs the whole file in memory, about 40 bytes a row: published files are rarely out of order.
         """
         key = _source(self.layout, "open_time") if self.file.table == "candles" else self.layout.id_column
-        with self.path.open("rb") as f:
+        with pa.OSFile(str(self.path), "rb") as f:
             table = pa.ipc.open_stream(f).read_all()
         order = pa.array(range(table.num_rows), pa.int64())
         table = table.append_column("__row", order).sort_by([(key, "ascending"), ("__row", "ascending")])
@@ -103,7 +103,7 @@ class Spool:
         kept = table.filter(last).drop_columns(["__row"])
         self.duplicates = table.num_rows - kept.num_rows
         audit = Audit(self.file, self.file.table, audit_step(self.file, self.layout))
-        with self.path.open("wb") as out, pa.ipc.new_stream(out, kept.schema) as writer:
+        with pa.OSFile(str(self.path), "wb") as out, pa.ipc.new_stream(out, kept.schema) as writer:
             for batch in kept.to_batches(max_chunksize=1 << 16):
                 self._feed(audit, batch, self.layout)
                 writer.write_batch(batch)
@@ -113,7 +113,7 @@ class Spool:
         """Yield (rows with the schema's columns, the exchange's price times quantity where it is there)."""
         name = self.layout.notional_column
         try:
-            with self.path.open("rb") as f, pa.ipc.open_stream(f) as reader:
+            with pa.OSFile(str(self.path), "rb") as f, pa.ipc.open_stream(f) as reader:
                 for batch in reader:
                     yield derive(batch, self.layout, self.file), batch.column(name) if name else None
         except OSError as error:
