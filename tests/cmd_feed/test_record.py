@@ -177,6 +177,8 @@ async def test_the_raw_recording_can_be_read_again(spot: Any, tmp_path: Path, wo
     lines = list(read(path))
     assert [line.text for line in lines if line.src == "ws"][-len(spot.frames) :] == spot.frames
     assert [line.text.encode() for line in lines if line.src == "rest"] == [spot.depth]
+    times = [line.recv_ns or 0 for line in lines]
+    assert times == sorted(times)  # responses keep their place among the frames
     assert lines[0].src == "ws_open"
     assert any(line.src == "ws_out" and "SUBSCRIBE" in line.text for line in lines)
 

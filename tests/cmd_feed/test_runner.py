@@ -497,3 +497,28 @@ async def test_waiting_connections_do_not_all_take_the_place_that_comes_free(rig
     assert len(times) == 12
     for start in times:
         assert sum(start <= t < start + 300_000_000_000 for t in times) <= 3
+
+
+async def test_while_reading_waits_for_the_store_no_time_passes_for_the_feed(server: Any, rig: Any, until: Any) -> None:
+    async def script(_: Any, connection: Any, __: int) -> None:
+        await connection.send(quote(1))
+        await connection.wait_closed()
+
+    class Fast(SystemClock):
+        async def sleep(self, ns: int) -> None:
+            await asyncio.sleep(ns / 1e11)
+
+    server.script = script
+    r = rig(server, clock=Fast())
+    async with r.running():
+        await until(lambda: r.quotes() == [1])
+        await until(lambda: r.feed.ticks > 2)
+        r.full = True
+        await next(iter(server.open)).send(quote(2))
+        await until(lambda: r.runner._blocked)
+        ticks = r.feed.ticks
+        await asyncio.sleep(0.1)  # ten ticks' time
+        assert r.feed.ticks == ticks
+        r.full = False
+        await until(lambda: r.feed.ticks > ticks + 2)
+    assert r.quotes() == [1, 2]

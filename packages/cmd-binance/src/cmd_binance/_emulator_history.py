@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from cmd_common.candles import interval_bounds
 from cmd_common.recording import Line
 from cmd_common.simulation import MarketTrade
 
 from ._emulator_frames import AGG, KLINE, TRADE, AggFrame, Trade, decimals_of, scaled, split_frame
-from ._emulator_market import Agg, Bar, Numbers, aggregate, bounds
+from ._emulator_market import Agg, Bar, Numbers, aggregate
 from ._emulator_world import Listed, split_stream
 from .instruments import Market, to_ns
 
@@ -82,7 +83,7 @@ def _make(
         bars.setdefault(interval, []).append(
             Bar(
                 to_ns(int(k["t"])),
-                bounds(to_ns(int(k["t"])), interval)[1],
+                interval_bounds(to_ns(int(k["t"])), interval)[1],
                 scaled(k["o"], pd),
                 scaled(k["h"], pd),
                 scaled(k["l"], pd),

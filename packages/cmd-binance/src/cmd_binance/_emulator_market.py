@@ -8,49 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from datetime import date
 from typing import Final
 
 from msgspec import Struct
 
-from cmd_common.simulation import DAY, MarketTrade, day_of, day_start, decimal_text
+from cmd_common.candles import interval_bounds
+from cmd_common.simulation import MarketTrade, decimal_text
 
 from .instruments import Market
 
-__all__ = ["Agg", "Bar", "KlineStreams", "KlineUpdate", "Numbers", "aggregate", "bounds", "build_bars"]
+__all__ = ["Agg", "Bar", "KlineStreams", "KlineUpdate", "Numbers", "aggregate", "build_bars"]
 
-_MINUTE: Final = 60_000_000_000
-_FIXED: Final = {
-    "1s": _MINUTE // 60,
-    "1m": _MINUTE,
-    "3m": 3 * _MINUTE,
-    "5m": 5 * _MINUTE,
-    "15m": 15 * _MINUTE,
-    "30m": 30 * _MINUTE,
-    "1h": 60 * _MINUTE,
-    "2h": 120 * _MINUTE,
-    "4h": 240 * _MINUTE,
-    "6h": 360 * _MINUTE,
-    "8h": 480 * _MINUTE,
-    "12h": 720 * _MINUTE,
-    "1d": DAY,
-    "3d": 3 * DAY,
-}
 _LATE: Final = 500_000_000  # a recording's channels are not ordered: a candle waits so long for its last trades
-
-
-def bounds(ts: int, interval: str) -> tuple[int, int]:
-    """Return first instant and end (exclusive) of the candle that holds ``ts``; weeks begin on Monday."""
-    if interval == "1M":
-        day = day_of(ts).replace(day=1)
-        following = date(day.year + day.month // 12, day.month % 12 + 1, 1)
-        return day_start(day), day_start(following)
-    if interval == "1w":
-        start = (ts - 4 * DAY) // (7 * DAY) * (7 * DAY) + 4 * DAY
-        return start, start + 7 * DAY
-    width = _FIXED[interval]
-    start = ts // width * width
-    return start, start + width
 
 
 class Numbers:
@@ -168,7 +137,7 @@ class Bar(Struct):
 
 
 def _empty(ts: int, interval: str, price: int) -> Bar:
-    start, end = bounds(ts, interval)
+    start, end = interval_bounds(ts, interval)
     return Bar(start, end, price, price, price, price)
 
 

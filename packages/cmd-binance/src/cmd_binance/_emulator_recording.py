@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 from msgspec import Struct
 
+from cmd_common.candles import interval_bounds
 from cmd_common.emulation import MarketSource
 from cmd_common.emulation_base import Item, TrueBook
 from cmd_common.errors import UsageError
@@ -39,7 +40,7 @@ from ._emulator_frames import (
     trim,
 )
 from ._emulator_history import History, load_history
-from ._emulator_market import Agg, Bar, KlineStreams, KlineUpdate, Numbers, bounds, build_bars
+from ._emulator_market import Agg, Bar, KlineStreams, KlineUpdate, Numbers, build_bars
 from ._emulator_world import Listed, Snapshot, split_stream
 from .instruments import Market, to_ns
 
@@ -406,7 +407,7 @@ class RecordedWorld:
         bar = None
         if last is not None:
             passed = [t for t in history.trades if t.id <= last[1]]
-            begin = bounds(passed[-1].ts, interval)[0]
+            begin = interval_bounds(passed[-1].ts, interval)[0]
             bar = build_bars((t for t in passed if t.ts >= begin), interval, history.numbers)[-1]
         self._klines.activate(symbol, interval, bar)
 

@@ -17,6 +17,7 @@ from cmd_common.simulation import MarketTrade
 from ._emulator_market import Agg, Bar, Numbers
 from ._emulator_world import BinanceWorld, Listed, Snapshot
 from .instruments import Market, to_ns
+from .rest import weight_of
 
 __all__ = ["EmulatedRest"]
 
@@ -106,9 +107,9 @@ class EmulatedRest:
         given = self._one(query, "limit")
         limit = int(given) if _NUMBER.fullmatch(given) else 0
         if name == "depth":
-            return _step(market.depth_weights, limit or (100 if market.name == "spot" else 500))
+            return weight_of(market.depth_weights, limit or (100 if market.name == "spot" else 500))
         if name == "klines":
-            return _step(market.kline_weights, limit or 500)
+            return weight_of(market.kline_weights, limit or 500)
         return {
             "exchangeInfo": market.exchange_info_weight,
             "trades": market.trades_weight,
@@ -399,11 +400,6 @@ def _kline(bar: Bar, numbers: Numbers, unit: int) -> list[Any]:
         numbers.amount_text(bar.buy_amount),
         "0",
     ]
-
-
-def _step(table: Iterable[tuple[int, int]], limit: int) -> int:
-    steps = list(table)
-    return next((weight for most, weight in steps if limit <= most), steps[-1][1])
 
 
 def _eight(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from cmd_common.candles import interval_bounds
 from cmd_common.emulation import MarketSource
 from cmd_common.emulation_base import Item
 from cmd_common.simulation import (
@@ -23,7 +24,7 @@ from cmd_common.simulation import (
     decimal_text,
 )
 
-from ._emulator_market import Agg, Bar, KlineStreams, KlineUpdate, Numbers, aggregate, bounds, build_bars
+from ._emulator_market import Agg, Bar, KlineStreams, KlineUpdate, Numbers, aggregate, build_bars
 from ._emulator_world import Listed, Snapshot, split_stream
 from .instruments import Market
 
@@ -215,7 +216,7 @@ class SimulatedWorld:
             if not self._klines.active:
                 heapq.heappush(self._timers, ((self.position // _SECOND + 1) * _SECOND, ""))
             interval = kind[6:]
-            bars = self.bars(symbol, interval, bounds(self.position, interval)[0], self.position)
+            bars = self.bars(symbol, interval, interval_bounds(self.position, interval)[0], self.position)
             self._klines.activate(symbol, interval, bars[-1] if bars else None)
 
     # Reference data and books
@@ -288,7 +289,7 @@ class SimulatedWorld:
 
     def bars(self, symbol: str, interval: str, start: int, end: int) -> list[Bar]:
         """Candles of the passed trades."""
-        first = bounds(max(start, day_start(self.sim.first_day)), interval)[0]
+        first = interval_bounds(max(start, day_start(self.sim.first_day)), interval)[0]
         trades = self.sim.trades_between(symbol, first, min(end, self.position) + 1)
         last = self._last_trade[symbol]
         bars = build_bars((t for t in trades if t.id <= last), interval, self._numbers[symbol])

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 
-from cmd_common.builder import Applied, OrderBookBuilder
+from cmd_common.builder import OrderBookBuilder
 from cmd_common.continuity import IdTracker
 from cmd_common.errors import UnknownNameError, UsageError
 from cmd_common.exchange import Endpoints
@@ -36,7 +35,6 @@ from cmd_common.records import (
     Quote,
     Trade,
 )
-from cmd_common.sequence import BookState
 from cmd_common.symbols import nearest
 
 from . import _messages as wire
@@ -51,15 +49,7 @@ __all__ = ["BinanceFeed"]
 _SECOND: Final = 1_000_000_000
 _MICRO: Final = 100_000_000_000_000  # a time from here on is in microseconds, below in milliseconds
 _EXACT: Final = 1e7  # below it, a decimal of at most 8 places has at most 15 digits
-_APPLIED: Final = Applied.APPLIED
-_DROPPED: Final = Applied.DROPPED
-_GAP: Final = Applied.GAP
-_LIVE: Final = BookState.LIVE
-_PRICE: Final = itemgetter(0)
 _PARTIAL_DEPTHS: Final = (5, 10, 20)
-# A REST snapshot with exactly so many levels was cut off there, whatever was asked for.
-_REST_LIMITS: Final = frozenset((5, 10, 20, 50, 100, 500, 1000, 5000))
-_RETRY_MOST: Final = 30  # s between two snapshot requests of a symbol that keep failing
 _RESTART_AFTER: Final = 60 * _SECOND  # an older id in so much younger a quote: the exchange began its ids anew
 _LENIENT_AFTER: Final = 100  # messages with unknown keys until they are no longer looked at one by one
 _UNKNOWN_NAMES: Final = 64  # unknown event types and keys that are reported by name
@@ -402,39 +392,14 @@ class BinanceFeed(Books):
         if not verdict.accept:
             self.counters.duplicates += 1
             return False
-        why = s.lost[1] if s.lost is not None else ""
-        if (hole := verdict.opened) is not None:
-            self._gap(
-                out,
-                Gap(
-                    hole.ts_from,
-                    hole.ts_to,
-                    self.venue,
-                    s.symbol,
-                    s.table,
-                    "trade_id",
-                    "lost",
-                    hole.first,
-                    hole.last,
-                    detail=why,
-                ),
-            )
-        elif (hole := verdict.closed) is not None:
-            self._gap(
-                out,
-                Gap(
-                    hole.ts_from,
-                    hole.ts_to,
-                    self.venue,
-                    s.symbol,
-                    s.table,
-                    "trade_id",
-                    "lost",
-                    hole.first,
-                    hole.last,
-                    repaired_by="late messages",
-                ),
-            )
+        hole = verdict.opened or verdict.closed
+        if hole is not None:
+            # Their key is the same: the second row says that the first one's ids have come after all.
+            why = s.lost[1] if s.lost is not None and hole is verdict.opened else ""
+            repaired = "late messages" if hole is verdict.closed else ""
+            times, missing = (hole.ts_from, hole.ts_to), (hole.first, hole.last)
+            gap = Gap(*times, self.venue, s.symbol, s.table, "trade_id", "lost", *missing, repaired, why)
+            self._gap(out, gap)
         elif verdict.restarted:
             detail = f"ids went from {before} to {id_}"
             self._gap(out, Gap(s.ts, ts, self.venue, s.symbol, s.table, "id_restart", "suspect", detail=detail))

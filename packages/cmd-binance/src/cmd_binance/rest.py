@@ -6,6 +6,7 @@ microseconds on spot (with the header that asks for them back), milliseconds on 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -35,6 +36,7 @@ __all__ = [
     "time_request",
     "trades_request",
     "used_weight",
+    "weight_of",
 ]
 
 _MINUTE: Final = 60_000_000_000
@@ -68,7 +70,8 @@ def _limit(market: Market, what: str, limit: int, most: int) -> int:
     return limit
 
 
-def _weight(table: tuple[tuple[int, int], ...], limit: int) -> int:
+def weight_of(table: Sequence[tuple[int, int]], limit: int) -> int:
+    """Return the weight of a request for ``limit`` rows from a table of (largest limit, weight)."""
     return next((weight for most, weight in table if limit <= most), table[-1][1])
 
 
@@ -90,7 +93,7 @@ def depth_request(market: Market, endpoints: Endpoints, symbol: str, limit: int 
     limit = _limit(market, "depth", market.snapshot_limit if limit is None else limit, market.snapshot_limit)
     if market.futures:
         limit = next(n for n in (5, 10, 20, 50, 100, 500, 1000) if n >= limit)
-    weight = _weight(market.depth_weights, limit)
+    weight = weight_of(market.depth_weights, limit)
     return _request(market, endpoints, "depth", weight, [("symbol", symbol), ("limit", limit)])
 
 
@@ -169,7 +172,7 @@ def klines_request(
     if end is not None:
         parameters.append(("endTime", _time(market, end)))
     parameters.append(("limit", limit))
-    return _request(market, endpoints, "klines", _weight(market.kline_weights, limit), parameters)
+    return _request(market, endpoints, "klines", weight_of(market.kline_weights, limit), parameters)
 
 
 # Bodies

@@ -26,7 +26,7 @@ from cmd_common.seams import Clock, Net, Rng, WebSocket
 from .backoff import SECOND, Backoff
 from .limiter import WindowLimiter
 from .net import HandshakeError
-from .scheduler import DEFAULT_RETRY_AFTER, SnapshotScheduler
+from .scheduler import DEFAULT_RETRY_AFTER, SnapshotScheduler, sleep_or
 
 __all__ = ["END_OF_DATA", "ConnectionRunner", "Hooks", "RunnerCounters", "RunnerState"]
 
@@ -136,6 +136,7 @@ class ConnectionRunner:
         self._refusals = 0
         self._unreachable = 0  # handshakes in a row that failed
         self._closed = False
+        self._blocked = False  # reading waits for whatever takes the records
 
     @property
     def name(self) -> str:
@@ -260,6 +261,7 @@ class ConnectionRunner:
     async def _serve(self, ws: WebSocket) -> _Lost:
         self._ws = ws
         self._interrupt = None
+        self._blocked = False
         now = self._clock.now()
         if self._hooks.raw is not None:
             self._hooks.raw(now, "ws_open", self.feed.url, "null")
@@ -320,7 +322,9 @@ class ConnectionRunner:
                 await asyncio.sleep(0)
             if full():
                 self._flush()
+                self._blocked = True
                 await hooks.wait()
+                self._blocked = False
 
     async def _send_loop(self, ws: WebSocket) -> None:
         while True:
@@ -350,7 +354,8 @@ class ConnectionRunner:
                 self.counters.rate = (self.counters.messages - seen) * SECOND / (mono - last)
             last, seen = mono, self.counters.messages
             now = self._clock.now()
-            self._guard(lambda now=now: self.feed.tick(now))  # type: ignore[misc]
+            if not self._blocked:  # what is not read yet is no silence
+                self._guard(lambda now=now: self.feed.tick(now))  # type: ignore[misc]
             if planned and mono - started >= planned and self._interrupt is None:
                 self._interrupt = _Lost("planned reconnect before the exchange closes the connection", planned=True)
             if self._interrupt is not None:
@@ -510,16 +515,7 @@ class ConnectionRunner:
 
     async def _sleep(self, ns: int) -> None:
         """Sleep, but not beyond a stop."""
-        if ns <= 0 or self._stopping.is_set():
-            return
-        sleep = asyncio.ensure_future(self._clock.sleep(ns))
-        stop = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait((sleep, stop), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sleep, stop):
-                task.cancel()
-            await asyncio.gather(sleep, stop, return_exceptions=True)
+        await sleep_or(self._clock, ns, self._stopping)
 
 
 _KEEP: set[asyncio.Task[None]] = set()  # tasks that nobody awaits are else collected while they run

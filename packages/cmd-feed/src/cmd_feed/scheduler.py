@@ -23,7 +23,7 @@ from cmd_common.seams import Clock, Net, Rng
 from .backoff import SECOND, Backoff
 from .budget import WeightBudget
 
-__all__ = ["Job", "SnapshotCounters", "SnapshotQueue", "SnapshotScheduler", "fetch", "passing"]
+__all__ = ["Job", "SnapshotCounters", "SnapshotQueue", "SnapshotScheduler", "fetch", "passing", "sleep_or"]
 
 Key = tuple[str, str]  # connection name, symbol
 DEFAULT_RETRY_AFTER = 60 * SECOND  # the exchange banned us without saying for how long
@@ -262,18 +262,7 @@ class SnapshotScheduler:
             if found is None:
                 await self._wake.wait()
             else:
-                await self._wait(found)
-
-    async def _wait(self, ns: int) -> None:
-        """Wait for the time or for a change of the queue, whichever comes first."""
-        sleep = asyncio.ensure_future(self._clock.sleep(ns))
-        wake = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait((sleep, wake), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sleep, wake):
-                task.cancel()
-            await asyncio.gather(sleep, wake, return_exceptions=True)
+                await sleep_or(self._clock, found, self._wake)
 
     def _say_banned(self) -> None:
         budget = self.queue.budget
@@ -306,6 +295,19 @@ class SnapshotScheduler:
                 self._deliver(name, symbol, response.body)
         finally:
             self._wake.set()
+
+
+async def sleep_or(clock: Clock, ns: int, event: asyncio.Event) -> None:
+    """Wait for a time in ns or an event, whichever comes first."""
+    if ns <= 0 or event.is_set():
+        return
+    tasks = (asyncio.ensure_future(clock.sleep(ns)), asyncio.ensure_future(event.wait()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def fetch(exchange: Exchange, request: HttpRequest, net: Net, clock: Clock, budget: WeightBudget) -> HttpResponse:

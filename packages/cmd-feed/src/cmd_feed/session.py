@@ -361,6 +361,7 @@ class LiveSession:
         assert self._net is not None
         feeds = exchange.feeds(venue.subscription, venue.instruments, venue.endpoints)
         budget = self.pools.get(exchange.limits.weight_pool or exchange.venue, exchange.limits.weight_per_minute)
+        raw = self._raw_sink(exchange.venue)  # one for both, so that lines keep their order
         venue.scheduler = SnapshotScheduler(
             exchange,
             SnapshotQueue(budget, self._rng),
@@ -368,7 +369,7 @@ class LiveSession:
             self._clock,
             deliver=self._snapshot,
             give_up=self._snapshot_failed,
-            arrived=self._rest_sink(exchange.venue),
+            arrived=self._rest_sink(raw),
             warn=self.reporter.warn,
         )
         venue.scheduler.start()
@@ -376,7 +377,7 @@ class LiveSession:
             sink=self._take,
             full=self._full,
             wait=self._wait_space,
-            raw=self._raw_sink(exchange.venue),
+            raw=raw,
             warn=self.reporter.warn,
             info=self.reporter.info,
         )
@@ -476,8 +477,9 @@ class LiveSession:
 
         return put
 
-    def _rest_sink(self, venue: str) -> Callable[[str, HttpResponse], None] | None:
-        put = self._raw_sink(venue)
+    def _rest_sink(
+        self, put: Callable[[int, str, str, str | bytes], None] | None
+    ) -> Callable[[str, HttpResponse], None] | None:
         if put is None:
             return None
         return lambda url, response: put(self._clock.now(), "rest", url, response.body)
