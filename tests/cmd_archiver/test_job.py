@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 import cmd_archiver.download
 import cmd_archiver.spool
 from cmd_archiver.command import run, state_folder
+from cmd_archiver.download import Downloader
 from cmd_archiver.job import Archiver
 from cmd_archiver.locks import FileLock
 from cmd_archiver.manifest import Manifest
@@ -589,6 +591,33 @@ def test_two_archivers_on_one_store_share_the_work(server, tmp_path, made_up):
     assert files_in(store, "_locks") == []
 
 
+# Not getrusage: its peak is inherited from the process that started this one.
+PEAK = """
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(json.dumps({"code": result.exit_code, "mib": peak / 1024, **result.summary}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell the peak memory")
+def test_a_million_rows_need_at_most_200_mib_more_than_a_few(server, tmp_path, kit, made_up):
+    block = kit.trades_csv(made_up(DAY, 1000, every=80)).splitlines()
+    tails = [line.split(b",", 1)[1] for line in block]
+    peaks = []
+    for count in (1000, 1_000_000):
+        text = b"".join(b"%d,%s\n" % (i, tails[i * 1000 // count]) for i in range(count))
+        name = f"BTCUSDT-trades-{DAY}"
+        server.add(f"data/spot/daily/trades/BTCUSDT/{name}.zip", kit.zip(name, text))
+        store = f"parquet:{tmp_path / str(count)}"
+        done = subprocess.run(
+            [sys.executable, "-c", ARCHIVE.rpartition("print(json")[0] + PEAK, server.url, store, DAY.isoformat()],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        summary = json.loads(done.stdout)
+        assert summary["rows"]["trades"] == count
+        peaks.append(summary["mib"])
+    assert 0 < peaks[1] - peaks[0] <= 200
+
+
 def test_work_that_another_process_holds_is_waited_for(go, server, store, recorded, monkeypatch):
     publish(server, recorded)
     folder = state_folder(store)
@@ -606,6 +635,20 @@ def test_work_that_another_process_holds_is_waited_for(go, server, store, record
     monkeypatch.setattr(Archiver, "_unit", unit)
     assert go()[0].exit_code == EXIT_OK
     assert done == [NEXT, DAY]
+
+
+def test_a_signal_does_not_wait_for_a_slow_listing(server, recorded, go, monkeypatch):
+    publish(server, recorded)
+
+    async def sizes(*args: Any, **options: Any) -> dict[str, int]:
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(Downloader, "sizes", sizes)
+    result, _ = go()
+    assert (result.exit_code, result.summary["interrupted"]) == (EXIT_OK, True)
+    assert not [path for path, _ in server.requests if path.endswith(".zip")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

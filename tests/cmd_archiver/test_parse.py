@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import zipfile
 from datetime import date
 from decimal import Decimal
@@ -252,42 +250,3 @@ def test_a_broken_file_leaves_no_spool(tmp_path, kit):
     with pytest.raises(DataError):
         Spool(path, trades_file(), SOURCES["spot"], tmp_path / "spool")
     assert not (tmp_path / "spool").exists()
-
-
-MEMORY = """
-import resource, sys
-from datetime import date
-from pathlib import Path
-from cmd_archiver.spool import Spool
-from cmd_archiver.candles import CandleMaker
-from cmd_binance.archive import BinanceArchive
-from cmd_binance.instruments import SPOT
-from cmd_common.exchange import Endpoints
-from cmd_common.io import open_writer
-import pyarrow.parquet
-source = BinanceArchive(SPOT)
-file = source.file("trades", "BTCUSDT", date(2024, 8, 8), Endpoints("ws://x", "http://x", "http://x", "http://x"))
-with open_writer("parquet:" + sys.argv[1] + ".store") as writer:
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    spool = Spool(Path(sys.argv[1]), file, source, Path(sys.argv[1] + ".spool"))
-    maker, rows = CandleMaker("1m"), 0
-    for batch, notional in spool.batches():
-        rows += writer.write_batch("trades", batch)
-        maker.feed(batch, notional)
-    writer.write_batch("candles", maker.finish("binance-spot", "BTCUSDT"))
-    spool.close()
-    writer.flush()
-print(rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
-"""
-
-
-def test_a_million_rows_into_the_store_stay_within_200_mib_over_the_baseline(tmp_path, kit, made_up):
-    block = kit.trades_csv(made_up(DAY, 1000, every=80)).splitlines()
-    tails = [line.split(b",", 1)[1] for line in block]
-    text = b"".join(b"%d,%s\n" % (i, tails[i % 1000]) for i in range(1_000_000))
-    path = put(tmp_path, kit, text)
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
-    rows, mib = map(int, done.stdout.split())
-    print(mib)
-    assert rows == 1_000_000
-    assert mib <= 200

@@ -60,7 +60,7 @@ class WriterOptions(msgspec.Struct, frozen=True):
     roll_interval: int = 300_000_000_000  # ns after which live rows become Parquet
     roll_bytes: int = 128 << 20  # journal bytes after which they do so earlier
     buffer_bytes: int = 4 << 20  # encoded rows that wait for a flush; more are made durable at once
-    memory_limit: int = 64 << 20  # bulk rows held before they are spilled to temporary files
+    memory_limit: int = 32 << 20  # bulk rows held before they are spilled to temporary files; sorting doubles it
     compact_files: int = 8  # files of one day that may stay side by side
 
 
