@@ -337,6 +337,14 @@ _TRADES = st.lists(
 )
 
 
+def test_ids_that_are_text_are_ordered_as_in_the_store() -> None:
+    candles = builder()
+    for name, price in (("id10", 3.0), ("id9", 2.0), ("id11", 4.0)):
+        candles.trade(trade(None, T0, price, 1.0, "buy", trade_id=name))
+    (candle,) = candles.provisional()
+    assert (candle.open, candle.close) == (2.0, 4.0)
+
+
 @given(
     _TRADES,
     st.randoms(use_true_random=False),

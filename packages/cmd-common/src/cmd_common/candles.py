@@ -2,7 +2,7 @@
 
 Theory of operation. A trade belongs to the interval that contains its ``ts_event``. Within it open
 and close are the trades with the smallest and largest ``(ts_event, trade_seq, trade_id)``, never the
-first and last to arrive; volumes are exactly rounded sums, so that they do not depend on the order of
+first and last to arrive (ids that are text: shorter ones first, as in the store); volumes are exactly rounded sums, so that they do not depend on the order of
 addition either. Time is the watermark: the largest event time seen in a trade or told by ``tick``. A
 candle is provisional until the watermark passes its close time by the allowed lateness, then it is
 emitted once as final; a trade that still comes later emits it again as corrected.
@@ -162,7 +162,7 @@ class _Ids:
         assert len(self._texts) <= self._limit
 
 
-_Key = tuple[int, int, str]
+_Key = tuple[int, int, int, str]
 
 
 class _Bar:
@@ -193,8 +193,8 @@ class _Bar:
         self.close_time = close_time
         self.state: CandleState = "provisional"
         self.open = self.high = self.low = self.close = price
-        self.open_key: _Key = (_END_OF_TIME, 0, "")
-        self.close_key: _Key = (-1, 0, "")
+        self.open_key: _Key = (_END_OF_TIME, 0, 0, "")
+        self.close_key: _Key = (-1, 0, 0, "")
         self.volume, self.quote_volume, self.buy_volume, self.buy_quote = _Sum(), _Sum(), _Sum(), _Sum()
         self.trades = self.flags = self.ts_recv = 0
         self.ids = _Ids(max_ids)
@@ -211,7 +211,8 @@ class _Bar:
             self.high = price
         elif price < self.low:
             self.low = price
-        key = (trade.ts_event, -1 if number is None else number, trade.trade_id)
+        name = trade.trade_id
+        key = (trade.ts_event, -1 if number is None else number, len(name), name)
         if key < self.open_key:
             self.open, self.open_key = price, key
         if key > self.close_key:
