@@ -158,13 +158,17 @@ class Archiver:
             if self._force or any(not self._done(file, p) for p in unit.products):
                 groups.setdefault((file.symbol, file.table, file.interval, file.period), []).append(file)
         try:
-            found = [
-                sum((await self.downloader.sizes(self._source, self._endpoints, files, attempts=2)).values())
-                for files in groups.values()
-            ]
+            found = [sum((await self._online(self._sizes(files))).values()) for files in groups.values()]
         except CmdError:
             return
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
+            return
         self._expected = sum(found)
+
+    async def _sizes(self, files: Sequence[ArchiveFile]) -> dict[str, int]:
+        return await self.downloader.sizes(self._source, self._endpoints, files, attempts=2)
 
     def _done(self, file: ArchiveFile, product: str) -> bool:
         entry = self._manifest.get(file.key, product)
