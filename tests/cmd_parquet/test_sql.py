@@ -13,6 +13,7 @@ from cmd_common.errors import StoreError, UsageError
 from cmd_common.schema import SCHEMA
 from cmd_common.testing.simdisk import SimDisk
 from cmd_parquet import ParquetReader, ParquetWriter
+from cmd_parquet.sql import _fetch
 
 
 @pytest.fixture
@@ -186,6 +187,15 @@ def test_sql_on_another_disk() -> None:
 
 def test_times_are_nanoseconds_as_numbers(reader: ParquetReader) -> None:
     assert rows(reader, "SELECT min(ts_event) FROM trades") == [(T0,)]
+
+
+def test_ctrl_c_within_a_query_is_ctrl_c() -> None:
+    class Interrupted:
+        def sql(self, query: str, params: object) -> None:
+            raise RuntimeError("Query interrupted")  # DuckDB's words
+
+    with pytest.raises(KeyboardInterrupt):
+        _fetch(Interrupted(), "SELECT 1", None)  # type: ignore[arg-type]
 
 
 def test_a_damaged_file_is_a_store_error(reader: ParquetReader, location: str) -> None:

@@ -119,8 +119,13 @@ def run(reader: ParquetReader, query: str, parameters: Mapping[str, object] | No
 def _fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, object] | None) -> pa.Table:
     import pyarrow as pa
 
-    relation: Any = connection.sql(query, params=dict(parameters) if parameters else None)
-    return cast("pa.Table", pa.table({}) if relation is None else relation.to_arrow_table())
+    try:
+        relation: Any = connection.sql(query, params=dict(parameters) if parameters else None)
+        return cast("pa.Table", pa.table({}) if relation is None else relation.to_arrow_table())
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
