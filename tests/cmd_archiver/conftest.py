@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import re
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from xml.sax.saxutils import escape
 
 import msgspec
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 Row = tuple[int, str, str, int, bool]  # id, price, quantity, time in ms, buyer is maker
 
@@ -225,3 +228,34 @@ def made_up() -> Callable[..., list[Row]]:
         ]
 
     return make
+
+
+@pytest.fixture
+def store(tmp_path):
+    return f"parquet:{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def go(server, store):
+    """Run the command against the loopback archive; returns (result, reporter)."""
+
+    from archive_kit import DAY, NEXT, Lines
+
+    from cmd_archiver.command import run
+    from cmd_common.commands import ArchiveOptions
+
+    def go(**changes):
+        lines = Lines()
+        options = {
+            "exchanges": ("binance-spot",),
+            "symbols": ("BTCUSDT",),
+            "types": ("trades",),
+            "start": DAY,
+            "end": NEXT,
+            "store": store,
+            "endpoints": {"": server.url},
+            **changes,
+        }
+        return run(ArchiveOptions(**options), lines), lines
+
+    return go

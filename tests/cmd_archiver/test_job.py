@@ -2,100 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from archive_kit import (
+    DAY,
+    NEXT,
+    files_in,
+    publish,
+    rows,
+    trades,
+)
 
 import cmd_archiver.download
 import cmd_archiver.spool
-from cmd_archiver.command import run, state_folder
-from cmd_archiver.download import Downloader
-from cmd_archiver.job import Archiver
-from cmd_archiver.locks import FileLock
+from cmd_archiver.command import state_folder
 from cmd_archiver.manifest import Manifest
-from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, ArchiveOptions
+from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK
 from cmd_common.errors import DisconnectedError, StoreError, UnknownNameError, UsageError
 from cmd_common.io import open_reader, open_writer
 from cmd_common.records import Trade
-
-DAY, NEXT = date(2024, 8, 8), date(2024, 8, 9)
-
-
-class Lines:
-    """A Reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.infos: list[str] = []
-        self.warnings: list[str] = []
-        self.bars: dict[str, tuple[int, int | None]] = {}
-
-    def info(self, message: str) -> None:
-        self.infos.append(message)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def ready(self, facts: Mapping[str, Any]) -> None:
-        raise AssertionError("no server here")
-
-    def progress(self, task: str, done: int, total: int | None, *, unit: str = "bytes") -> None:
-        self.bars[task] = (done, total)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return f"parquet:{tmp_path / 'store'}"
-
-
-@pytest.fixture
-def go(server, store):
-    """Run the command against the loopback archive; returns (result, reporter)."""
-
-    def go(**changes):
-        lines = Lines()
-        options = {
-            "exchanges": ("binance-spot",),
-            "symbols": ("BTCUSDT",),
-            "types": ("trades",),
-            "start": DAY,
-            "end": NEXT,
-            "store": store,
-            "endpoints": {"": server.url},
-            **changes,
-        }
-        return run(ArchiveOptions(**options), lines), lines
-
-    return go
-
-
-def rows(store: str, query: str) -> list[tuple[Any, ...]]:
-    with open_reader(store) as reader:
-        return list(reader.sql(query).rows())
-
-
-def trades(store: str) -> list[tuple[Any, ...]]:
-    return rows(store, "SELECT * FROM trades ORDER BY ts_event, venue, symbol, trade_seq")
-
-
-def files_in(store: str, folder: str) -> list[str]:
-    root = Path(store.partition(":")[2]) / folder
-    return sorted(p.name for p in root.rglob("*") if p.is_file())
-
-
-def publish(server, recorded, **options):
-    return [server.add_trades(day, recorded[day], **options) for day in (DAY, NEXT)]
 
 
 def test_recorded_trades_archived_twice_are_the_same_rows(go, server, store, recorded):
@@ -453,51 +382,6 @@ def test_many_symbols_and_days_in_parallel(go, server, store, made_up):
     assert rows(store, "SELECT count(*) FROM gaps") == [(9,)]
 
 
-def test_a_replacement_that_is_cut_short_never_leaves_rows_of_two_versions(go, server, store, made_up, monkeypatch):
-    """Cut after the rows are durable and before the manifest says so, with any version following."""
-    one = made_up(DAY, 30)
-    two = [(i, p, q, t + 1, m) for i, p, q, t, m in one[:20]]
-    versions = {"one": one, "two": two, "three": [(i, p, q, t + 2, m) for i, p, q, t, m in one[5:]]}
-    real = Archiver._write
-
-    def cut(self, *arguments):
-        real(self, *arguments)
-        raise StoreError("killed")
-
-    for order in (["one", "two", "one"], ["one", "two", "three"], ["two", "three", "two"], ["three", "one", "three"]):
-        for first_cut in (False, True):
-            place = f"{store}-{'-'.join(order)}-{first_cut}"
-            for n, version in enumerate(order):
-                server.add_trades(DAY, versions[version])
-                if n == 1 or (n == 0 and first_cut):
-                    monkeypatch.setattr(Archiver, "_write", cut)
-                    with pytest.raises(StoreError, match="killed"):
-                        go(end=DAY, store=place)
-                    monkeypatch.setattr(Archiver, "_write", real)
-                else:
-                    go(end=DAY, store=place)
-            expected = [(t * 1_000_000, i) for i, _, _, t, _ in versions[order[-1]]]
-            assert rows(place, "SELECT ts_event, trade_seq FROM trades ORDER BY trade_seq") == expected
-
-
-def test_a_gap_that_a_cut_run_wrote_is_closed_by_a_whole_file(go, server, store, made_up, monkeypatch):
-    whole = made_up(DAY, 30)
-    server.add_trades(DAY, whole[:10] + whole[12:])
-    real = Archiver._write
-
-    def cut(self, *arguments):
-        real(self, *arguments)
-        raise StoreError("killed")
-
-    monkeypatch.setattr(Archiver, "_write", cut)
-    with pytest.raises(StoreError, match="killed"):
-        go(end=DAY)
-    monkeypatch.setattr(Archiver, "_write", real)
-    server.add_trades(DAY, whole)
-    assert go(end=DAY)[0].exit_code == EXIT_OK
-    assert rows(store, "SELECT first_id, last_id, repaired_by FROM gaps") == [(1010, 1011, "archive")]
-
-
 def test_candles_of_one_interval_do_not_close_the_gap_of_another(go, server, store, kit, recorded):
     options = {"types": ("candles",), "intervals": ("1m", "5m"), "end": DAY}
     assert go(**options)[0].exit_code == EXIT_GAPS
@@ -509,271 +393,6 @@ def test_candles_of_one_interval_do_not_close_the_gap_of_another(go, server, sto
     server.add(f"data/spot/daily/klines/BTCUSDT/5m/{name}.zip", kit.zip(name, kit.klines_csv(recorded[DAY], 300_000)))
     assert go(**options)[0].exit_code == EXIT_OK
     assert rows(store, query) == [("candles", "missing_file", "archive")]
-
-
-ARCHIVE = """
-import json, sys
-from datetime import date
-from cmd_archiver.command import run
-from cmd_common.commands import ArchiveOptions
-class Lines:
-    def info(self, m): print(m, file=sys.stderr, flush=True)
-    warn = info
-    def ready(self, f): pass
-    def progress(self, task, done, total, *, unit="bytes"): print(task, done, total, file=sys.stderr, flush=True)
-url, store, end = sys.argv[1:4]
-result = run(ArchiveOptions(("binance-spot",), ("BTCUSDT",), ("trades", "candles"), date(2024, 8, 8),
-             date.fromisoformat(end), store, candles="built", endpoints={"": url}, parallel=2), Lines())
-print(json.dumps({"code": result.exit_code, **result.summary}))
-"""
-
-
-def start(server, store: str, end: date, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", ARCHIVE, server.url, store, end.isoformat()],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
-
-
-def end_of(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err.decode()
-    return json.loads(out)
-
-
-def everything(store: str) -> tuple[Sequence[Any], ...]:
-    return (
-        trades(store),
-        rows(store, "SELECT * FROM candles ORDER BY open_time, interval, source"),
-    )
-
-
-def test_killed_at_random_moments_and_run_again_the_rows_are_the_same(server, tmp_path, recorded):
-    publish(server, recorded)
-    reference = f"parquet:{tmp_path / 'reference'}"
-    begun = time.monotonic()
-    assert end_of(start(server, reference, NEXT))["code"] == EXIT_OK
-    whole = time.monotonic() - begun
-    expected = everything(reference)
-    assert len(expected[0]) == 19_904
-    rng = random.Random(7)
-    store = f"parquet:{tmp_path / 'killed'}"
-    for n in range(6):
-        if n == 3:  # another version upstream, in the middle of it all
-            server.add_trades(DAY, [(i, p, q, t + 1, m) for i, p, q, t, m in recorded[DAY]])
-        process = start(server, store, NEXT)
-        try:
-            process.wait(timeout=whole * rng.uniform(0.3, 1.1))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
-    publish(server, recorded)
-    assert end_of(start(server, store, NEXT))["code"] == EXIT_OK
-    assert everything(store) == expected
-    assert files_in(store, "_downloads") == []
-    again = end_of(start(server, store, NEXT))
-    assert (again["files"], again["unchanged"]) == (0, 2)
-
-
-def test_two_archivers_on_one_store_share_the_work(server, tmp_path, made_up):
-    days = [DAY + timedelta(days=d) for d in range(6)]
-    count = 0
-    for n, day in enumerate(days):
-        made = made_up(day, 2000, first_id=1 + n * 2000)
-        server.add_trades(day, made)
-        count += len(made)
-    store = f"parquet:{tmp_path / 'store'}"
-    both = [end_of(p) for p in [start(server, store, days[-1]) for _ in range(2)]]
-    assert {b["code"] for b in both} == {EXIT_OK}
-    assert sum(b["files"] for b in both) == len(days)
-    assert sum(b["unchanged"] for b in both) == len(days)
-    assert rows(store, "SELECT count(*), count(DISTINCT trade_id) FROM trades") == [(count, count)]
-    assert files_in(store, "_locks") == []
-
-
-# Not getrusage: its peak is inherited from the process that started this one.
-PEAK = """
-peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
-print(json.dumps({"code": result.exit_code, "mib": peak / 1024, **result.summary}))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell the peak memory")
-def test_a_million_rows_need_at_most_200_mib_more_than_a_few(server, tmp_path, kit, made_up):
-    block = kit.trades_csv(made_up(DAY, 1000, every=80)).splitlines()
-    tails = [line.split(b",", 1)[1] for line in block]
-    peaks = []
-    for count in (1000, 1_000_000):
-        text = b"".join(b"%d,%s\n" % (i, tails[i * 1000 // count]) for i in range(count))
-        name = f"BTCUSDT-trades-{DAY}"
-        server.add(f"data/spot/daily/trades/BTCUSDT/{name}.zip", kit.zip(name, text))
-        store = f"parquet:{tmp_path / str(count)}"
-        done = subprocess.run(
-            [sys.executable, "-c", ARCHIVE.rpartition("print(json")[0] + PEAK, server.url, store, DAY.isoformat()],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        summary = json.loads(done.stdout)
-        assert summary["rows"]["trades"] == count
-        peaks.append(summary["mib"])
-    assert 0 < peaks[1] - peaks[0] <= 200
-
-
-def test_work_that_another_process_holds_is_waited_for(go, server, store, recorded, monkeypatch):
-    publish(server, recorded)
-    folder = state_folder(store)
-    lock = FileLock(folder / "_locks", f"binance-spot.trades..BTCUSDT.{DAY}")
-    assert lock.acquire()
-    done = []
-    real = Archiver._unit
-
-    async def unit(self, unit, *rest):
-        await real(self, unit, *rest)
-        done.append(unit.file.first_day)
-        if unit.file.first_day == NEXT:
-            lock.release()
-
-    monkeypatch.setattr(Archiver, "_unit", unit)
-    assert go()[0].exit_code == EXIT_OK
-    assert done == [NEXT, DAY]
-
-
-def test_a_signal_does_not_wait_for_a_slow_listing(server, recorded, go, monkeypatch):
-    publish(server, recorded)
-
-    async def sizes(*args: Any, **options: Any) -> dict[str, int]:
-        signal.raise_signal(signal.SIGTERM)
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
-
-    monkeypatch.setattr(Downloader, "sizes", sizes)
-    result, _ = go()
-    assert (result.exit_code, result.summary["interrupted"]) == (EXIT_OK, True)
-    assert not [path for path, _ in server.requests if path.endswith(".zip")]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_cleanly_and_a_rerun_ends_the_same(server, tmp_path, recorded, number):
-    publish(server, recorded)
-    store = f"parquet:{tmp_path / 'store'}"
-    body = len(next(v for k, v in server.files.items() if "08-08" in k))
-    for key in server.files:  # never enough: the downloads go on retrying until the signal comes
-        server.cut[key] = [body // 2, *[0] * 100]
-    process = start(server, store, NEXT)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(b"download"):
-            break
-    process.send_signal(number)
-    summary = end_of(process)
-    assert (summary["code"], summary["interrupted"]) == (EXIT_OK, True)
-    assert [n for n in files_in(store, "_downloads") if n.endswith(".part")]
-    server.cut.clear()
-    assert end_of(start(server, store, NEXT))["code"] == EXIT_OK
-    assert len(trades(store)) == 19_904
-    assert any(wanted for path, wanted in server.requests if path.endswith(".zip"))
-
-
-@pytest.fixture
-def replay(recordings):
-    """Serve Binance's own emulator on loopback; returns a function from options to the endpoint."""
-    import asyncio
-    import threading
-
-    from cmd_common.commands import ReplayOptions
-    from cmd_replay.command import serve
-
-    stops = []
-
-    def start(**options: Any) -> str:
-        ready: list[str] = []
-        begun = threading.Event()
-
-        class Ready(Lines):
-            def ready(self, facts: Mapping[str, Any]) -> None:
-                ready.append(facts["endpoint"])
-                begun.set()
-
-        loop = asyncio.new_event_loop()
-
-        async def main() -> None:
-            task = asyncio.ensure_future(serve(ReplayOptions(("binance-spot",), **options), Ready()))
-            stops.append((loop, task, thread))
-            try:
-                await task
-            except asyncio.CancelledError:
-                pass
-
-        def body() -> None:
-            loop.run_until_complete(main())
-            loop.close()
-
-        thread = threading.Thread(target=body)
-        thread.start()
-        assert begun.wait(20)
-        return ready[0]
-
-    yield start
-    for loop, task, thread in stops:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(20)
-
-
-def test_the_emulator_s_archive_of_a_recording(go, store, replay, recordings, recorded):
-    names = ("hft_btcusdt_20240808", "hft_btcusdt_20240809")
-    url = replay(recordings=tuple(str(recordings / "binance_spot" / f"{n}.ndjson.gz") for n in names))
-    result, _ = go(endpoints={"": url})
-    assert (result.exit_code, result.summary["rows"]) == (EXIT_OK, {"trades": 19_904})
-    with open_reader(store) as reader:
-        stored = [(r.trade_seq, r.ts_event, r.price, r.quantity, r.side) for r in reader.records("trades")]
-    assert stored == [
-        (i, t * 1_000_000, float(p), float(q), "sell" if m else "buy")
-        for d in (DAY, NEXT)
-        for i, p, q, t, m in recorded[d]
-    ]
-
-
-def test_the_emulator_s_simulated_archive_with_all_types(go, store, replay):
-    begin = 1_748_736_000_000_000_000  # 2025-06-01: microseconds
-    url = replay(simulate=True, symbols=2, seed=5, start=begin, history_days=2)
-    day = date(2025, 5, 30)
-    options = {
-        "symbols": ("all",),
-        "types": ("trades", "agg_trades", "candles"),
-        "start": day,
-        "end": date(2025, 5, 31),
-    }
-    result, lines = go(endpoints={"": url}, compare=True, **options)
-    assert result.summary["failed"] == 0, lines.warnings
-    assert result.exit_code == EXIT_OK, (result.summary, lines.warnings)
-    assert result.summary["files"] == 2 * 2 * 3
-    for compared in result.summary["comparison"].values():
-        assert compared["different"] == 0
-        assert compared["equal"] > 1000
-    again, _ = go(endpoints={"": url}, compare=True, **options)
-    assert (again.summary["files"], again.summary["unchanged"]) == (0, 12)
-    assert rows(store, "SELECT max(ts_event % 1000000) > 0 FROM trades") == [(True,)]
-
-
-@pytest.mark.parametrize(
-    ("fault", "exit_code", "word"),
-    [
-        ("bad_checksum", EXIT_FAILED, "SHA-256"),
-        ("truncated_zip", EXIT_FAILED, ""),
-        ("missing_day", EXIT_GAPS, "missing"),
-    ],
-)
-def test_the_emulator_s_faults(go, store, replay, fault, exit_code, word):
-    from cmd_common.emulation import Fault
-
-    url = replay(
-        simulate=True, symbols=1, seed=5, start=1_748_736_000_000_000_000, faults=(Fault(fault, {"day": "2025-05-30"}),)
-    )
-    result, lines = go(endpoints={"": url}, symbols=("all",), start=date(2025, 5, 30), end=date(2025, 5, 31))
-    assert result.exit_code == exit_code, (result.summary, lines.warnings)
-    assert any(word in w and "2025-05-30" in w for w in lines.warnings)
-    assert result.summary["files"] == 1
-    days = rows(store, "SELECT DISTINCT ts_event // 86400000000000 FROM trades")
-    assert days == [((date(2025, 5, 31) - date(1970, 1, 1)).days,)]
 
 
 def test_the_manifest_knows_ids_and_checksums(go, server, store, recorded):

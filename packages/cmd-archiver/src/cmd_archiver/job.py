@@ -261,6 +261,7 @@ class Archiver:
         if len(known) == len(unit.products) and not self._force:
             self.summary.unchanged += 1
             await self._settle(unit, writer)
+            self._tidy(file)  # a run that was killed after its last step
             return
         try:
             path = await self._online(self.downloader.fetch(file, sha256))
@@ -288,9 +289,7 @@ class Archiver:
         finally:
             spool.close()
         await self._settle(unit, writer)
-        if not self._keep:
-            path.unlink(missing_ok=True)
-            self._prune(path.parent)
+        self._tidy(file)
 
     def _parse(self, path: Path, file: ArchiveFile) -> Spool:
         from .spool import Spool
@@ -309,6 +308,15 @@ class Archiver:
                 edge = [g for g in right.gaps if _at_start(g, right)] if right is not None else []
                 found.update((g.venue, g.symbol, g.record_type, g.ts_from, g.ts_to) for g in (*entry.gaps, *edge))
         return len(found)
+
+    def _tidy(self, file: ArchiveFile) -> None:
+        """Remove what a finished file needed on its way."""
+        path = self.downloader.path(file)
+        if not path.parent.exists():
+            return
+        for suffix in (".part", ".spool", ".bad", *(() if self._keep else ("",))):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        self._prune(path.parent)
 
     def _prune(self, folder: Path) -> None:
         """Remove empty folders below the downloads."""
