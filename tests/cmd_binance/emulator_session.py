@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import zipfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 
@@ -105,3 +107,16 @@ def archive_file(s: Session, key: str) -> list[list[str]]:
     with zipfile.ZipFile(io.BytesIO(zipped.body)) as archive:
         assert archive.namelist() == [name.replace(".zip", ".csv")]
         return list(csv.reader(io.StringIO(archive.read(archive.namelist()[0]).decode())))
+
+
+def listing(s: Session, prefix: str, path: str = "/", **query: str) -> tuple[list[tuple[str, int]], list[str], str]:
+    text = "&".join(f"{k.replace('_', '-')}={v}" for k, v in {"prefix": prefix, **query}.items())
+    root = ElementTree.fromstring(s.get(f"{path}?{text}").body)
+    keys = [
+        (e.findtext(NAMESPACE + "Key") or "", int(e.findtext(NAMESPACE + "Size") or 0))
+        for e in root.iter(NAMESPACE + "Contents")
+    ]
+    folders = [e.findtext(NAMESPACE + "Prefix") or "" for e in root.iter(NAMESPACE + "CommonPrefixes")]
+    assert root.findtext(NAMESPACE + "IsTruncated") in ("true", "false")
+    marker = root.findtext(NAMESPACE + "NextMarker") or root.findtext(NAMESPACE + "NextContinuationToken") or ""
+    return keys, folders, marker if root.findtext(NAMESPACE + "IsTruncated") == "true" else ""

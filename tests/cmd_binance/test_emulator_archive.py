@@ -10,24 +10,11 @@ from decimal import Decimal
 from xml.etree import ElementTree
 
 import pytest
-from emulator_session import MARKETS, NAMESPACE, Session, archive_file, events, prefix, simulated
+from emulator_session import MARKETS, Session, archive_file, events, listing, prefix, simulated
 
 from cmd_binance.instruments import COINM, SPOT, USDM, Market
 
 # Archive
-
-
-def listing(s: Session, prefix: str, path: str = "/", **query: str) -> tuple[list[tuple[str, int]], list[str], str]:
-    text = "&".join(f"{k.replace('_', '-')}={v}" for k, v in {"prefix": prefix, **query}.items())
-    root = ElementTree.fromstring(s.get(f"{path}?{text}").body)
-    keys = [
-        (e.findtext(NAMESPACE + "Key") or "", int(e.findtext(NAMESPACE + "Size") or 0))
-        for e in root.iter(NAMESPACE + "Contents")
-    ]
-    folders = [e.findtext(NAMESPACE + "Prefix") or "" for e in root.iter(NAMESPACE + "CommonPrefixes")]
-    assert root.findtext(NAMESPACE + "IsTruncated") in ("true", "false")
-    marker = root.findtext(NAMESPACE + "NextMarker") or root.findtext(NAMESPACE + "NextContinuationToken") or ""
-    return keys, folders, marker if root.findtext(NAMESPACE + "IsTruncated") == "true" else ""
 
 
 @pytest.mark.parametrize(("market", "unit"), [(SPOT, 1_000), (USDM, 1_000_000), (COINM, 1_000_000)])

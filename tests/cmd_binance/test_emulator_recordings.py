@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from emulator_session import SECOND, Session, archive_file, codes, events, prefix, recorded, texts
+from emulator_session import SECOND, Session, archive_file, codes, events, listing, prefix, recorded, texts
 
 from cmd_binance.emulator import BinanceEmulator
 from cmd_binance.instruments import COINM, SPOT, USDM, Market, parse_exchange_info
