@@ -220,3 +220,23 @@ def test_retries_of_snapshots_slow_down() -> None:
         wire.tick()
     assert 5 <= len(asked) <= 10
     assert wire.statuses("snapshot_failed")[0].reason == "HTTP 503"
+
+
+def test_a_crossed_book_is_a_gap_and_a_crossed_snapshot_is_not_asked_for_without_pause() -> None:
+    wire = synced()
+    wire.send(depth(101, 101, [["98", "1"]]))
+    wire.send(depth(102, 102, [["500", "1"]]))
+    builder = wire.feed.books["BTCUSDT"]
+    assert (builder.state, builder.gap_reason) == (BookState.STALE, "crossed")
+    asked = len(wire.did(FetchSnapshot))
+    for last in range(103, 113):
+        wire.take(wire.feed.snapshot("BTCUSDT", body(last, [["500", "1"]], [["101", "1"]]), wire.now))
+    assert len(wire.did(FetchSnapshot)) - asked <= 3
+    for _ in range(60):
+        wire.tick()
+    wire.take(wire.feed.snapshot("BTCUSDT", body(200), wire.now))
+    wire.send(depth(201, 201, [["98", "2"]]))
+    assert builder.state is BookState.LIVE
+    (gap,) = wire.of(Gap)
+    assert isinstance(gap, Gap)
+    assert (gap.record_type, gap.reason, gap.first_id) == ("book_deltas", "crossed", 102)

@@ -109,11 +109,11 @@ def test_buffered_deltas_are_replayed_after_the_snapshot_and_older_ones_dropped(
     builder = make()
     builder.start()
     for first, last in ((91, 95), (96, 103), (104, 104)):
-        assert give(builder, first, last, [(float(first), 1.0)]) is Applied.BUFFERED
+        assert give(builder, first, last, [(10.0 + first / 1e6, 1.0)]) is Applied.BUFFERED
     result = builder.snapshot(100, BIDS, ASKS)
     assert [delta[:2] for delta in result.replayed] == [(96, 103), (104, 104)]
     assert (builder.last_id, builder.book.ts_event, builder.buffered) == (104, 104_000, 0)
-    assert builder.book.best_bid == (104.0, 1.0)
+    assert builder.book.best_bid == (10.000104, 1.0)
     assert give(builder, 105, 105) is Applied.APPLIED
 
 
@@ -313,6 +313,18 @@ def test_a_touch_that_leaves_the_known_range_makes_the_book_stale() -> None:
     result = builder.snapshot(101, [(4.0, 1.0), *((3.0 - i / 10, 1.0) for i in range(4))], ASKS)
     assert [delta[:2] for delta in result.replayed] == [(102, 102), (103, 103)]
     assert builder.book.best_bid == (4.0, 1.0)
+
+
+def test_a_crossed_book_is_lost_though_its_ids_chain() -> None:
+    builder = deep_live()
+    assert give(builder, 101, 101, [(1000.5, 1.0)]) is Applied.APPLIED
+    assert give(builder, 102, 102, [(1001.0, 1.0)]) is Applied.GAP  # the best ask
+    assert (builder.state, builder.gap_reason, builder.needs_snapshot) == (BookState.STALE, "crossed", True)
+    assert builder.last_id == 101  # the gap starts at the last good delta
+    crossed = builder.snapshot(102, [(1002.0, 1.0)], [(1001.0, 1.0)])
+    assert (crossed.accepted, crossed.live, builder.state) == (True, False, BookState.STALE)
+    assert builder.snapshot(103, [(1000.0, 1.0)], [(1001.0, 1.0)]).live
+    builder.check()
 
 
 def test_what_a_refresh_under_way_had_buffered_survives_the_loss_of_the_range() -> None:

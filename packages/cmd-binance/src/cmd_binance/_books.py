@@ -198,9 +198,11 @@ class Books(Control):
             self._retry_snapshot(st, now)
             self._ask(st, now, out)
             return self._counted(out)
-        st.attempts = 0
+        if result.live:
+            st.attempts = 0
         if builder.state is not _LIVE:
-            self._book_lost(st, builder.gap_reason, now, out)  # its best price is outside what the snapshot covers
+            self._retry_snapshot(st, now)
+            self._book_lost(st, builder.gap_reason, now, out)  # crossed, or the touch is outside what it covers
         elif refresh and st.pending is None:
             pass  # same epoch, same chain: the next periodic snapshot shows the deeper levels
         else:

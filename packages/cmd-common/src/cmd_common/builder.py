@@ -57,7 +57,10 @@ _APPLIED: Final = Applied.APPLIED
 _BUFFERED: Final = Applied.BUFFERED
 _DROPPED: Final = Applied.DROPPED
 
-_LEFT: Final = "the best price left the range that the snapshot covered"
+_DETAIL: Final = {
+    "known_range": "the best price left the range that the snapshot covered",
+    "crossed": "the best bid is at or above the best ask",
+}
 _LOOK_EVERY: Final = 1024  # deltas between two counts of the known depth; a power of two
 _BACKWARDS: Final = 3  # snapshots older than the last good book that are refused before one is believed
 
@@ -109,7 +112,7 @@ class OrderBookBuilder:
         self.buffer_limit = buffer_limit
         self.epoch = 0  # id of the snapshot that began the unbroken chain of deltas
         self.needs_snapshot = False  # ask for one now, then call snapshot_requested()
-        self.gap_reason = ""  # why the book was last lost: sequence, malformed, known_range, or the caller's word
+        self.gap_reason = ""  # why the book was last lost: sequence, malformed, known_range, crossed, or the caller's
         self.detail = ""  # the message that goes with it, where there is one
         self.applied = self.dropped = self.gaps = self.malformed = self.overflowed = self.refused = self.resyncs = 0
         self._first, self._next = rule.first, rule.next
@@ -212,12 +215,17 @@ class OrderBookBuilder:
                 self._append((first, last, prev, bids, asks, ts_event))
             bid_near, ask_near = book._bid_near, book._ask_near
             if (
-                not (bid_near and ask_near and bid_near[-1] >= book._bid_mark and ask_near[0] <= book._ask_mark)
+                not (
+                    bid_near
+                    and ask_near
+                    and book._bid_mark <= bid_near[-1] < ask_near[0]
+                    and ask_near[0] <= book._ask_mark
+                )
                 or not applied % _LOOK_EVERY
-            ) and not self._look():
+            ) and (reason := self._look()):
                 # last_id stays at the last good delta: readers get no more, and the gap starts there.
                 # The delta is in the stale book, but a coming snapshot may end before it.
-                self._lose("known_range", _LEFT, keep=True)
+                self._lose(reason, _DETAIL[reason], keep=True)
                 if not self._buffer:
                     self._append((first, last, prev, bids, asks, ts_event))
                 return Applied.GAP
@@ -308,8 +316,8 @@ class OrderBookBuilder:
         self._backwards = 0
         known_bids, known_asks = book.known_depth
         self._low = (known_bids // 4, known_asks // 4)
-        if not self._look():
-            self._lose("known_range", _LEFT, keep=True)
+        if reason := self._look():
+            self._lose(reason, _DETAIL[reason], keep=True)
             return SnapshotResult(True, False, [], "")
         self._buffer.clear()
         return SnapshotResult(True, True, replay, "")
@@ -341,14 +349,16 @@ class OrderBookBuilder:
                 return [], f"snapshot {snapshot_id} is older than the last good book at {self.book.last_id}"
         return replay, ""
 
-    def _look(self) -> bool:
-        """Look at the known depth: False when the touch is outside it; asks for a refresh when it runs low."""
+    def _look(self) -> str:
+        """Look at touch and known depth: why the book is lost, or empty; asks for a refresh when depth runs low."""
         book = self.book
+        if book.crossed:
+            return "crossed"  # no venue's own book is: something is missing that the ids do not show
         low_bids, low_asks = self._low
         if book._bid_floor > -inf:
             near = book._bid_near
             if not near or near[-1] < book._bid_floor:
-                return False
+                return "known_range"
             known = sorted(price for price in book._bids if price >= book._bid_floor)
             if len(known) < low_bids:
                 book._bid_mark = book._bid_floor
@@ -358,14 +368,14 @@ class OrderBookBuilder:
         if book._ask_ceiling < inf:
             near = book._ask_near
             if not near or near[0] > book._ask_ceiling:
-                return False
+                return "known_range"
             known = sorted(price for price in book._asks if price <= book._ask_ceiling)
             if len(known) < low_asks:
                 book._ask_mark = book._ask_ceiling
                 self._ask_refresh()
             else:
                 book._ask_mark = known[-max(1, low_asks)]
-        return True
+        return ""
 
     def _ask_refresh(self) -> None:
         if not self._asked:

@@ -112,7 +112,10 @@ def row_decoder(name: str) -> msgspec.msgpack.Decoder[tuple[int, str, list[tuple
 def _levels(sides: Sequence[bytes]) -> Array:
     import pyarrow as pa
 
-    data = pa.py_buffer(b"".join(sides))
+    joined = b"".join(sides)
+    # Arrow's own memory: its threads may release a buffer after the interpreter has ended.
+    data = pa.allocate_buffer(len(joined))
+    memoryview(data).cast("B")[:] = joined
     values = pa.Array.from_buffers(pa.float64(), data.size // 8, [None, data])
     offsets = pa.array([0, *accumulate(len(s) // 8 for s in sides)], pa.int32())
     field = pa.field("element", pa.float64(), nullable=True)
