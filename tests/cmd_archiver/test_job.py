@@ -201,9 +201,13 @@ def test_a_wrong_checksum_stores_nothing(go, server, store, recorded):
     assert bad.endswith("BTCUSDT-trades-2024-08-08.zip")
     assert any("SHA-256" in w and "_quarantine" in w for w in lines.warnings)
     assert files_in(store, "_downloads") == []
+    day = 19_943 * 86_400_000_000_000
+    gap = "SELECT ts_from, ts_to, record_type, reason, severity, repaired_by FROM gaps WHERE reason = 'bad_file'"
+    assert rows(store, gap) == [(day, day + 86_400_000_000_000, "trades", "bad_file", "lost", "")]
     del server.checksums[keys[0]]
     assert go()[0].exit_code == EXIT_OK
     assert len(trades(store)) == 19_904
+    assert [r[-1] != "" for r in rows(store, gap)] == [True]  # repaired
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_a_damaged_file_with_a_right_checksum_stores_nothing(go, server, store, 
     assert (result.exit_code, result.summary["quarantined"]) == (EXIT_FAILED, 1)
     assert any(words in w and "BTCUSDT-trades-2024-08-08" in w for w in lines.warnings)
     with open_writer(store), open_reader(store) as reader:
-        assert reader.tables() == []
+        assert reader.tables() == ["gaps"]  # that the day is missing, and nothing of the file
     assert files_in(store, "_downloads") == []
 
 

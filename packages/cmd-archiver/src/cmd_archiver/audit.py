@@ -13,10 +13,11 @@ from ._arrow import pc
 from .manifest import Entry
 from .plan import day_start
 
-__all__ = ["HOLE", "MISSING_FILE", "Audit", "boundary_gap", "missing_gap"]
+__all__ = ["BAD_FILE", "HOLE", "MISSING_FILE", "Audit", "boundary_gap", "missing_gap"]
 
 HOLE: Final = "archive_hole"
 MISSING_FILE: Final = "missing_file"
+BAD_FILE: Final = "bad_file"
 _HOLES_LIMIT: Final = 10_000
 """Holes that are listed one by one in one file; what follows becomes one Gap over the rest."""
 

@@ -26,7 +26,7 @@ from cmd_common.io import IWriter
 from cmd_common.records import Gap
 from cmd_common.seams import Clock, Net, Rng
 
-from .audit import HOLE, MISSING_FILE, boundary_gap, missing_gap
+from .audit import BAD_FILE, HOLE, MISSING_FILE, boundary_gap, missing_gap
 from .download import Downloader, disk_error, hash_file, is_outage
 from .locks import FileLock
 from .manifest import Entry, Manifest
@@ -267,7 +267,7 @@ class Archiver:
             path = await self._online(self.downloader.fetch(file, sha256))
         except ChecksumError as error:
             bad = self.downloader.path(file)
-            self._quarantine(unit, bad.with_name(bad.name + ".bad"), sha256, error)
+            await self._reject(unit, bad.with_name(bad.name + ".bad"), sha256, error, writer)
             raise
         if path is None:
             await self._missing(unit, before, writer)
@@ -276,7 +276,7 @@ class Archiver:
         try:
             spool = await loop.run_in_executor(parsers, self._parse, path, file)
         except DataError as error:
-            self._quarantine(unit, path, sha256, error)
+            await self._reject(unit, path, sha256, error, writer)
             raise
         try:
             # Products with the same content as before are left alone, unless all are asked for again.
@@ -328,8 +328,8 @@ class Archiver:
                 return
             folder = folder.parent
 
-    def _quarantine(self, unit: Unit, path: Path, sha256: str, error: CmdError) -> None:
-        """Move a bad file aside, so that it can be looked at, and note why; nothing of it was stored."""
+    async def _reject(self, unit: Unit, path: Path, sha256: str, error: CmdError, writer: ThreadPoolExecutor) -> None:
+        """Move a bad file aside and note that its days are missing; nothing of it was stored."""
         file = unit.file
         folder = self._folder / QUARANTINE
         try:
@@ -341,17 +341,23 @@ class Archiver:
         self._prune(path.parent)
         self.summary.quarantined += 1
         error.hint = f"the file is in {folder}" + (f"; {error.hint}" if error.hint else "")
-        # What an earlier version of the file left in the store stays known as done.
-        now = self._clock.now()
-        rows = [
-            Entry(
-                file.key, product, "quarantined", sha256, size, gaps=() if e is None else e.gaps,
-                detail=error.message, updated_ns=now,
-            )
-            for product in unit.products
-            if (e := self._manifest.get(file.key, product)) is None or e.state not in ("done", "writing")
-        ]  # fmt: skip
-        self._manifest.put(file, rows)
+        entries, gaps = [], []
+        for product in unit.products:
+            old = self._manifest.get(file.key, product)
+            if old is not None and old.state in ("done", "writing"):
+                continue  # what an earlier version of the file left in the store stays known as done
+            gap = structs.replace(missing_gap(file, _table_of(product), error.message), reason=BAD_FILE)
+            gaps.append(gap)
+            entries.append(
+                Entry(
+                    file.key, product, "quarantined", sha256, size, gaps=(gap,), detail=error.message,
+                    updated_ns=self._clock.now(),
+                )
+            )  # fmt: skip
+        # The manifest first: the run that gets a good file marks as repaired what is named here.
+        self._manifest.put(file, entries)
+        if gaps:
+            await self._in_writer(writer, self._write_gaps, gaps)
 
     async def _missing(self, unit: Unit, before: dict[str, Entry | None], writer: ThreadPoolExecutor) -> None:
         file = unit.file
@@ -457,7 +463,7 @@ class Archiver:
 
     def _still_missing(self, file: ArchiveFile, product: str, gap: Gap) -> bool:
         """Whether another file keeps this gap open: candles of all intervals share their Gap rows."""
-        if gap.reason != MISSING_FILE or gap.record_type != "candles":
+        if gap.reason not in (MISSING_FILE, BAD_FILE) or gap.record_type != "candles":
             return False
         return self._manifest.others_missing(file, product)
 

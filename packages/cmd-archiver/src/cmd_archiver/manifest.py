@@ -135,7 +135,7 @@ class Manifest:
         """Whether candles of another interval or source are missing for these days of the symbol."""
         with self._errors():
             row = self._db.execute(
-                "SELECT 1 FROM files WHERE venue = ? AND symbol = ? AND day = ? AND last_day = ? AND state = 'missing' "
+                "SELECT 1 FROM files WHERE venue = ? AND symbol = ? AND day = ? AND last_day = ? AND state IN ('missing', 'quarantined') "
                 "AND (product = 'candles' OR product LIKE 'built:%') AND NOT (key = ? AND product = ?) LIMIT 1",
                 (
                     file.venue,
