@@ -27,6 +27,7 @@ __all__ = [
     "EXIT_USAGE",
     "ArchiveOptions",
     "LiveSource",
+    "LogReporter",
     "RecordOptions",
     "ReplayOptions",
     "Reporter",
@@ -61,6 +62,31 @@ class Reporter(Protocol):
 
     def progress(self, task: str, done: int, total: int | None, *, unit: str = "bytes") -> None:
         """Update one named progress bar; ``done == total`` ends it."""
+
+
+class LogReporter:
+    """A Reporter for programs: words go to the standard logger ``cmd``, progress is not shown."""
+
+    def __init__(self) -> None:
+        from logging import getLogger  # not needed by cmd-cli's start
+
+        self._log = getLogger("cmd")
+
+    def info(self, message: str) -> None:
+        """Log at level INFO."""
+        self._log.info(message)
+
+    def warn(self, message: str) -> None:
+        """Log at level WARNING."""
+        self._log.warning(message)
+
+    def ready(self, facts: Mapping[str, Any]) -> None:
+        """Log at level INFO."""
+        self._log.info("ready: %s", dict(facts))
+
+    def progress(self, task: str, done: int, total: int | None, *, unit: str = "bytes") -> None:
+        """Log at level DEBUG."""
+        self._log.debug("%s: %s of %s %s", task, done, total, unit)
 
 
 class RecordOptions(Struct, frozen=True):

@@ -19,7 +19,7 @@ from typing import Self, cast
 from msgspec import Struct
 
 from cmd_common import get_symbols, registry
-from cmd_common.commands import RecordOptions, Reporter
+from cmd_common.commands import LogReporter, RecordOptions, Reporter
 from cmd_common.errors import CmdError, UsageError
 from cmd_common.exchange import Endpoints, Exchange
 from cmd_common.feed import FEED_TYPES, Feed, FeedCounters, Subscription
@@ -86,13 +86,13 @@ class LiveSession:
 
     ``options.store`` empty: nothing is stored, for viewers. The seams default to the real ones; ``writer``
     and ``reader`` take the place of the store, and ``inline`` writes in the event loop instead of in a thread.
-    ``start`` raises CmdError; afterwards problems are reported and show in ``error`` and the states.
+    Without a ``reporter`` words go to the logger ``cmd``. ``start`` raises CmdError; afterwards problems are reported and show in ``error`` and the states.
     """
 
     def __init__(
         self,
         options: RecordOptions,
-        reporter: Reporter,
+        reporter: Reporter | None = None,
         *,
         net: Net | None = None,
         clock: Clock | None = None,
@@ -102,7 +102,7 @@ class LiveSession:
         inline: bool = False,
     ) -> None:
         self.options = options
-        self.reporter = reporter
+        self.reporter: Reporter = reporter or LogReporter()
         self.books = MultiSymbolOrderBook()
         self.ledger = GapLedger()
         self.error: CmdError | None = None  # why recording ended early
