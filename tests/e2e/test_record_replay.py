@@ -137,3 +137,19 @@ def test_live_and_archived_rows_of_a_simulated_day_are_one_row(cmd, tmp_path: Pa
         "SELECT count(ts_recv) AS live, count(DISTINCT (symbol, trade_id)) AS ids, count(*) AS n FROM trades", store
     )
     assert counts == [{"live": live["records"]["trades"], "ids": len(both), "n": len(both)}]
+
+
+def test_a_clock_behind_the_exchange_is_normal(cmd, tmp_path: Path) -> None:
+    replay = cmd.replay(
+        "--simulate", "--symbols", "2", "--seed", "5", "--start", "2090-01-01T00:00:00", "--duration", "20s",
+        "--speed", "10",
+    )  # fmt: skip
+    store = f"parquet:{tmp_path / 'store'}"
+    summary = cmd.summary(
+        "record", "--exchange", "binance-spot", "--symbols", "all", "--types", "trades,book,candles", "--store", store,
+        *replay.endpoints, "--until-end",
+    )  # fmt: skip
+    assert summary["gaps"] == 0
+    assert {b["state"] for b in summary["books"].values()} == {"LIVE"}
+    counts = cmd.query("SELECT count(*) AS n, count(*) FILTER (ts_recv < ts_event) AS early FROM trades", store)
+    assert counts[0]["n"] == counts[0]["early"] == summary["records"]["trades"]  # neither clamped nor dropped
