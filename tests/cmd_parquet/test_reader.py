@@ -189,6 +189,21 @@ def test_book_at(location: str) -> None:
         assert reader.book_at(VENUE, "ETHUSDT", T0 + 20) is None
 
 
+def test_book_at_knows_no_more_than_the_snapshot(location: str) -> None:
+    bids = pack_levels([(100.0, 1.0), (99.0, 2.0), (90.0, 5.0)])
+    asks = pack_levels([(101.0, 1.0), (120.0, 5.0)])
+    record = BookSnapshot(T0, T0, VENUE, "BTCUSDT", 5, 5, 2, 1, bids, asks)
+    with open_writer(f"parquet:{location}") as writer:
+        writer.write([record, delta(1, 5, 6, [(99.5, 3.0), (89.0, 1.0)])])
+    with open_reader(f"parquet:{location}") as reader:
+        book = reader.book_at(VENUE, "BTCUSDT", T0 + 1)
+    assert book is not None
+    book.check()
+    assert book.known_depth == (3, 1)
+    assert [p for p, _ in book.bids()] == [100.0, 99.5, 99.0, 90.0, 89.0]
+    assert [p for p, _ in book.asks()] == [101.0, 120.0]
+
+
 def test_closed(location: str) -> None:
     with ParquetWriter(location) as writer:
         writer.write([candle(1)])

@@ -27,7 +27,10 @@ def book_at(reader: ParquetReader, venue: str, symbol: str, ts: int) -> OrderBoo
     from cmd_common.sequence import BookState
 
     book = OrderBook(venue=venue, symbol=symbol)
-    book.load(levels(snapshot.bids), levels(snapshot.asks), complete=False)
+    bids, asks = list(levels(snapshot.bids)), list(levels(snapshot.asks))
+    book.load(bids[: snapshot.known_bids], asks[: snapshot.known_asks], complete=False)
+    # Levels behind the known ones are kept in the book, but others between them may be unknown.
+    book.apply(bids[snapshot.known_bids :], asks[snapshot.known_asks :])
     last_id, time = snapshot.seq, snapshot.ts_event
     deltas = cast(
         "list[BookDelta]",
