@@ -256,6 +256,32 @@ def test_a_withdrawn_file_keeps_its_rows(go, server, store, recorded):
     assert len(trades(store)) == len(recorded[DAY])
 
 
+def test_a_withdrawn_file_cannot_give_new_candles(go, server, store, recorded):
+    key = server.add_trades(DAY, recorded[DAY])
+    go(end=DAY)
+    del server.files[key]
+    result, _ = go(end=DAY, types=("trades", "candles"), candles="built")
+    assert (result.exit_code, result.summary["unchanged"], result.summary["missing"]) == (EXIT_GAPS, 1, 1)
+    assert rows(store, "SELECT record_type, reason FROM gaps") == [("candles", "missing_file")]
+    assert len(trades(store)) == len(recorded[DAY])
+
+
+def test_a_checksum_without_its_file_keeps_the_rows(go, server, store, recorded):
+    key = server.add_trades(DAY, recorded[DAY])
+    go(end=DAY)
+    first = trades(store)
+    server.add_trades(DAY, recorded[DAY][:1000])
+    server.status[key] = [404]
+    result, lines = go(end=DAY)
+    assert (result.exit_code, result.summary["missing"]) == (EXIT_OK, 0)
+    assert "no longer published" in lines.warnings[0]
+    assert trades(store) == first
+    assert rows(store, "SELECT * FROM gaps") == []
+    result, _ = go(end=DAY)
+    assert result.summary["replaced"] == 1
+    assert len(trades(store)) == 1000
+
+
 def test_a_dry_run_writes_nothing(go, server, store, tmp_path, recorded):
     keys = publish(server, recorded)
     result, lines = go(dry_run=True)
@@ -283,6 +309,12 @@ def test_today_is_told_as_not_yet_published(go, store):
     assert result.exit_code == EXIT_GAPS
     assert len(result.summary["unpublished"]) == 1
     assert "not published yet" in lines.warnings[-1]
+
+
+def test_today_has_nothing_to_compare(go, store):
+    today = datetime.now(UTC).date()
+    result, _ = go(start=today, end=today, types=("candles",), candles="built", compare=True)
+    assert (result.exit_code, len(result.summary["unpublished"])) == (EXIT_GAPS, 2)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,9 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
     finally:
         manifest.close()
     comparison: dict[str, Any] = {}
-    if options.compare and not any(s.interrupted for s in summaries.values()):
+    # Without any published file there may be no store yet, and there is nothing to compare.
+    planned = any(plan.units for plan in plans.values())
+    if options.compare and planned and not any(s.interrupted for s in summaries.values()):
         comparison = await asyncio.to_thread(_compare, options, symbols, reporter)
     return _result(plans, summaries, comparison)
 

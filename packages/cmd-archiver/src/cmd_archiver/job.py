@@ -250,12 +250,7 @@ class Archiver:
         before = {product: self._manifest.get(file.key, product) for product in unit.products}
         sha256 = await self._online(self.downloader.checksum(self._source, file))
         if sha256 is None:
-            if any(e is not None and e.state == "done" for e in before.values()):
-                self._reporter.warn(f"{file.name} is no longer published; the archived rows stay")
-                self.summary.unchanged += 1
-                await self._settle(unit, writer)
-                return
-            await self._missing(unit, before, writer)
+            await self._not_published(unit, before, writer)
             return
         known = [e for e in before.values() if e is not None and e.state == "done" and e.sha256 == sha256]
         if len(known) == len(unit.products) and not self._force:
@@ -270,7 +265,7 @@ class Archiver:
             await self._reject(unit, bad.with_name(bad.name + ".bad"), sha256, error, writer)
             raise
         if path is None:
-            await self._missing(unit, before, writer)
+            await self._not_published(unit, before, writer)
             return
         loop = asyncio.get_running_loop()
         try:
@@ -358,6 +353,17 @@ class Archiver:
         self._manifest.put(file, entries)
         if gaps:
             await self._in_writer(writer, self._write_gaps, gaps)
+
+    async def _not_published(self, unit: Unit, before: dict[str, Entry | None], writer: ThreadPoolExecutor) -> None:
+        """Keep what was archived while the file was there, and note the rest as missing."""
+        file = unit.file
+        absent = tuple(p for p in unit.products if (e := before[p]) is None or e.state != "done")
+        if len(absent) < len(unit.products):
+            self._reporter.warn(f"{file.name} is no longer published; the archived rows stay")
+            self.summary.unchanged += 1
+            await self._settle(unit, writer)
+        if absent:  # such as candles to be built of trades that are archived but not to be had again
+            await self._missing(structs.replace(unit, products=absent), before, writer)
 
     async def _missing(self, unit: Unit, before: dict[str, Entry | None], writer: ThreadPoolExecutor) -> None:
         file = unit.file
