@@ -72,7 +72,10 @@ def start_replay(symbols: int, seed: int) -> tuple[subprocess.Popen[str], dict[s
 def demo(arguments: argparse.Namespace) -> None:
     """Run the whole job and print where the data is."""
     data = Path(arguments.data).resolve()
-    shutil.rmtree(data, ignore_errors=True)
+    if data.exists():
+        if not data.is_dir() or (any(data.iterdir()) and not (data / "_store").is_dir()):
+            raise SystemExit(f"demo: error: {data} is not a store, so it is not replaced; choose another --data")
+        shutil.rmtree(data)
     store = f"parquet:{data}"
     began = time.monotonic()
     replay: subprocess.Popen[str] | None = None
