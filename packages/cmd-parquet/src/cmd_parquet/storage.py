@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
+from cmd_common import filelock
 from cmd_common.errors import StoreBusyError, StoreError
 from cmd_common.seams import Disk, OsDisk
 
@@ -200,34 +201,11 @@ class Lock:
             return
         self._open = False
         if self._fd >= 0:
-            try:
-                if os.name != "nt":  # removed while still held, so that nobody locks a name that is gone
-                    os.remove(self._path)
-            except OSError:
-                pass
-            os.close(self._fd)
+            filelock.give_back(self._fd, self._path)
         elif hasattr(self._disk, "unlock"):
             cast(_LockingDisk, self._disk).unlock(self._path)
         else:
             _held.get(self._disk, set()).discard(self._path)
-
-
-def _lock_fd(fd: int) -> bool:
-    if os.name == "nt":  # pragma: no cover - other systems
-        import msvcrt
-
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def try_lock(disk: Disk, location: str, name: str) -> Lock | None:
@@ -244,27 +222,15 @@ def try_lock(disk: Disk, location: str, name: str) -> Lock | None:
             return None
         held.add(path)
         return Lock(disk, path, -1)
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-        try:
-            if not _lock_fd(fd):
-                os.close(fd)
-                return None
-            try:
-                same = os.path.samestat(os.fstat(fd), os.stat(path))
-            except FileNotFoundError:
-                same = False
-        except BaseException:
-            os.close(fd)
-            raise
-        if same or os.name == "nt":
-            try:
-                os.ftruncate(fd, 0)
-                os.write(fd, f"{os.getpid()}\n".encode())
-            except OSError:  # a full disk must not stop a lock: the text is for people
-                pass
-            return Lock(disk, path, fd)
-        os.close(fd)  # the holder removed the file between open and lock
+    fd = filelock.take(path)
+    if fd is None:
+        return None
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+    except OSError:  # a full disk must not stop a lock: the text is for people
+        pass
+    return Lock(disk, path, fd)
 
 
 def holder(disk: Disk, location: str, name: str) -> str:
