@@ -9,14 +9,14 @@ written from the book itself, at the update that it has reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from operator import itemgetter
 from struct import Struct
 from typing import Any, Final
 
-from cmd_common.builder import Applied, OrderBookBuilder
+from cmd_common.builder import Applied, Delta, OrderBookBuilder
 from cmd_common.errors import ProtocolError
 from cmd_common.exchange import Endpoints
 from cmd_common.feed import FetchSnapshot, Output
@@ -198,27 +198,30 @@ class Books(Control):
             self._retry_snapshot(st, now)
             self._ask(st, now, out)
             return self._counted(out)
-        if result.live:
-            st.attempts = 0
-        if builder.state is not _LIVE:
+        if not result.live:
             self._retry_snapshot(st, now)
             self._book_lost(st, builder.gap_reason, now, out)  # crossed, or the touch is outside what it covers
-        elif refresh and st.pending is None:
-            pass  # same epoch, same chain: the next periodic snapshot shows the deeper levels
         else:
-            st.pending = (depth.lastUpdateId, len(bids), len(asks), pack_levels(bids), pack_levels(asks))
-            for first, last, _, delta_bids, delta_asks, ts in result.replayed:
-                if st.pending is not None:
-                    self._synced(st, ts, now, out)
-                if self._deltas:
-                    packed = (_pack(list(delta_bids), True), _pack(list(delta_asks), False))
-                    out.records.append(
-                        BookDelta(ts, now, self.venue, symbol, depth.lastUpdateId, last, first, packed[0], packed[1])
-                    )
+            st.attempts = 0
+            # A mere refresh is of the same epoch and chain: the next periodic snapshot shows the deeper levels.
+            if not refresh or st.pending is not None:
+                st.pending = (depth.lastUpdateId, len(bids), len(asks), pack_levels(bids), pack_levels(asks))
+                self._replayed(st, result.replayed, now, out)
         self._report_book(st, now, out, result.reason or "snapshot")
         if builder.needs_snapshot:
             self._ask(st, now, out)
         return self._counted(out)
+
+    def _replayed(self, st: SymbolState, deltas: Sequence[Delta], now: int, out: Output) -> None:
+        """Write the buffered deltas that were applied after a snapshot."""
+        assert st.builder is not None
+        epoch = st.builder.epoch
+        for first, last, _, bids, asks, ts in deltas:
+            if st.pending is not None:
+                self._synced(st, ts, now, out)
+            if self._deltas:
+                packed = (_pack(list(bids), True), _pack(list(asks), False))
+                out.records.append(BookDelta(ts, now, self.venue, st.symbol, epoch, last, first, packed[0], packed[1]))
 
     def _retry_snapshot(self, st: SymbolState, now: int) -> None:
         """Two retries at once, later ones after 1, 2, 4 ... 30 s."""
