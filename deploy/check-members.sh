@@ -13,11 +13,14 @@ rm -rf dist # not --clean: that removes what the member before built
   cat "$work/build.log" >&2
   die "hatch build --all failed"
 }
+# The version stays the same while the code changes: never take a sibling from uv's cache.
+fresh=()
+for package in packages/*; do fresh+=(--refresh-package "$(basename "$package")"); done
 for package in packages/*; do
   name=$(basename "$package")
   module=${name//-/_}
   "$uv" venv --quiet --python "$python" "$work/$name"
-  "$uv" pip install --quiet --python "$work/$name/bin/python" --find-links dist "$(ls dist/"$module"-*.whl)"
+  "$uv" pip install --quiet "${fresh[@]}" --python "$work/$name/bin/python" --find-links dist "$(ls dist/"$module"-*.whl)"
   "$uv" pip check --quiet --python "$work/$name/bin/python"
   (cd "$work" && "$work/$name/bin/python" - "$module" <<'PY'
 import importlib, pkgutil, sys
@@ -38,7 +41,7 @@ done
 [ -s "$work/example.txt" ] || die "examples/orderbook_only printed nothing"
 echo "examples/orderbook_only runs with cmd-common alone"
 "$uv" venv --quiet --python "$python" "$work/all"
-"$uv" pip install --quiet --python "$work/all/bin/python" dist/*.whl
+"$uv" pip install --quiet "${fresh[@]}" --python "$work/all/bin/python" dist/*.whl
 "$work/all/bin/cmd-cli" version
 "$work/all/bin/cmd-cli" --help >/dev/null
 echo "all wheels install into one clean environment"
