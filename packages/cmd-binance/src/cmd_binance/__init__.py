@@ -45,6 +45,7 @@ class BinanceExchange:
         self.venue = market.venue
         self.title = market.title
         self.types = FEED_TYPES
+        self.history = None  # the bulk files reach further and are checked
         self.intervals = market.intervals
         self.endpoints = Endpoints(ws=market.ws, rest=market.rest, archive=_ARCHIVE, listing=_LISTING)
         self.limits = Limits(

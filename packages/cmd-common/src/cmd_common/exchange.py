@@ -15,6 +15,7 @@ from msgspec import Struct
 from .archive import ArchiveSource
 from .errors import UsageError, VenueError
 from .feed import Feed, Subscription
+from .history import HistorySource
 from .http import HttpRequest, HttpResponse
 from .instruments import Instrument
 
@@ -63,6 +64,7 @@ class Exchange(Protocol):
     endpoints: Endpoints  # production defaults
     limits: Limits
     archive: ArchiveSource | None  # bulk files, where the exchange publishes them
+    history: HistorySource | None  # REST history, page by page
 
     def instruments_request(self, endpoints: Endpoints) -> HttpRequest:
         """The request whose body ``parse_instruments`` takes."""

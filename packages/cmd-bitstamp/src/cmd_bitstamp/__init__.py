@@ -1,0 +1,1 @@
+"""Bitstamp for CryptoMarketData."""

@@ -1,0 +1,1 @@
+"""Okx for CryptoMarketData."""
