@@ -7,7 +7,7 @@ tells how to write one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -22,7 +22,7 @@ from .instruments import Instrument
 if TYPE_CHECKING:
     from .emulation import Emulator, MarketSource
 
-__all__ = ["Endpoints", "Exchange", "Limits"]
+__all__ = ["Endpoints", "Exchange", "Limits", "PagedInstruments", "next_instruments_request"]
 
 
 class Endpoints(Struct, frozen=True):
@@ -90,3 +90,24 @@ class Exchange(Protocol):
 
     def recording_urls(self) -> Sequence[str]:
         """Host parts that mark this venue's traffic in a recording's ``url``."""
+
+
+@runtime_checkable
+class PagedInstruments(Protocol):
+    """What an Exchange has in addition whose reference data takes several requests (pages, kinds of market)."""
+
+    def next_instruments_request(self, request: HttpRequest, body: bytes, endpoints: Endpoints) -> HttpRequest | None:
+        """The request that follows ``request``, which was answered by ``body``; None: that was the last.
+
+        ``parse_instruments`` takes each body, and the lists are joined. Raises ProtocolError.
+        """
+
+
+def next_instruments_request(
+    exchange: Exchange, request: HttpRequest, body: bytes, endpoints: Endpoints
+) -> HttpRequest | None:
+    """The next request for an exchange's reference data, None where one answer holds all of it."""
+    if not isinstance(exchange, PagedInstruments):
+        return None
+    following: HttpRequest | None = exchange.next_instruments_request(request, body, endpoints)
+    return following

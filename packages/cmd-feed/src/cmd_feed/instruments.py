@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cmd_common.commands import Reporter
-from cmd_common.errors import RateLimitError, VenueError
-from cmd_common.exchange import Endpoints, Exchange
+from cmd_common.errors import ProtocolError, RateLimitError, VenueError
+from cmd_common.exchange import Endpoints, Exchange, next_instruments_request
+from cmd_common.http import HttpRequest
 from cmd_common.instruments import Instrument
 from cmd_common.seams import Clock, Net, Rng
 
@@ -15,6 +16,7 @@ from .scheduler import DEFAULT_RETRY_AFTER, fetch, passing
 __all__ = ["load_instruments"]
 
 ATTEMPTS = 5
+PAGES = 100
 
 
 async def load_instruments(
@@ -28,11 +30,25 @@ async def load_instruments(
 ) -> list[Instrument]:
     """Return what the venue trades.
 
-    A lost connection, a server error or a rate limit is tried again, five times in all; a rate limit
-    is waited for as long as the exchange says. Raises VenueError, ProtocolError for a body that is no
-    reference data.
+    A lost connection, a server error or a rate limit is tried again, five times in all a request; a
+    rate limit is waited for as long as the exchange says. Raises VenueError, ProtocolError for a body
+    that is no reference data, and for pages without an end.
     """
     request = exchange.instruments_request(endpoints)
+    instruments: dict[str, Instrument] = {}
+    for _ in range(PAGES):
+        body = await _load(exchange, request, net, clock, rng, pools, reporter)
+        instruments.update((i.symbol, i) for i in exchange.parse_instruments(body))
+        following = next_instruments_request(exchange, request, body, endpoints)
+        if following is None:
+            return list(instruments.values())
+        request = following
+    raise ProtocolError(f"{exchange.venue}: reference data has more than {PAGES} pages")
+
+
+async def _load(
+    exchange: Exchange, request: HttpRequest, net: Net, clock: Clock, rng: Rng, pools: BudgetPools, reporter: Reporter
+) -> bytes:
     budget = pools.get(exchange.limits.weight_pool or exchange.venue, exchange.limits.weight_per_minute)
     backoff = Backoff(rng, limit=ATTEMPTS)
     while True:
@@ -51,4 +67,4 @@ async def load_instruments(
             reporter.warn(f"{exchange.venue}: {error}; next attempt in {wait / SECOND:.1f} s")
             await clock.sleep(wait)
         else:
-            return exchange.parse_instruments(response.body)
+            return response.body
