@@ -20,6 +20,7 @@ from cmd_common.builder import Applied, Delta, OrderBookBuilder
 from cmd_common.errors import ProtocolError
 from cmd_common.exchange import Endpoints
 from cmd_common.feed import FetchSnapshot, Output
+from cmd_common.feed_state import Stream, SymbolState
 from cmd_common.instruments import Instrument
 from cmd_common.orderbook import OrderBook
 from cmd_common.records import SNAPSHOT, TS_FROM_RECV, BookDelta, BookSnapshot, FeedStatus, Gap, pack_levels
@@ -27,7 +28,6 @@ from cmd_common.sequence import BookState, SequenceRule
 
 from . import _messages as wire
 from ._control import Control
-from ._streams import Stream, SymbolState
 from .instruments import Market
 from .rest import depth_request, parse_depth
 

@@ -15,10 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from cmd_common.feed import FeedCounters, Output, Reconnect, Send, Subscription
+from cmd_common.feed_state import Stream, SymbolState
 from cmd_common.records import FeedStatus, Gap
 from cmd_common.sequence import BookState
-
-from ._streams import Stream, SymbolState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,6 +25,7 @@ from cmd_common.continuity import IdTracker
 from cmd_common.errors import UnknownNameError, UsageError
 from cmd_common.exchange import Endpoints
 from cmd_common.feed import FeedCounters, Output, Reconnect, Subscription
+from cmd_common.feed_state import Candles, Stream, SymbolState
 from cmd_common.instruments import Instrument
 from cmd_common.records import (
     INEXACT,
@@ -39,7 +40,6 @@ from cmd_common.symbols import nearest
 
 from . import _messages as wire
 from ._books import Books
-from ._streams import Candles, Stream, SymbolState
 from .instruments import Market
 from .rest import depth_request
 from .sync import rule_for

@@ -304,9 +304,36 @@ class OrderBookBuilder:
         else:
             book.last_id = snapshot_id
             book.ts_event = book.ts_event if ts_event is None else ts_event
+        return self._installed(snapshot_id, replay)
+
+    def replace(
+        self, snapshot_id: int, bids: Sequence[Level], asks: Sequence[Level], *, ts_event: int, complete: bool = True
+    ) -> SnapshotResult:
+        """Take a snapshot that the stream itself brought: it follows everything before it, whatever its id.
+
+        A new epoch begins. ``complete=False``: deeper levels than those given exist. Never raises on bad
+        levels; the book is then as it was.
+        """
+        if not self._open:
+            self.refused += 1
+            return SnapshotResult(False, False, [], "the stream is not subscribed")
+        book = self.book
+        try:
+            book.load(bids, asks, complete=complete)
+        except DataError as error:
+            self.malformed += 1
+            self.refused += 1
+            return SnapshotResult(False, self._judge is not None, [], str(error))
+        self._buffer.clear()
+        book.last_id, book.ts_event = snapshot_id, ts_event
+        return self._installed(snapshot_id, [], anew=True)
+
+    def _installed(self, snapshot_id: int, replay: list[Delta], *, anew: bool = False) -> SnapshotResult:
+        """The book was replaced by a snapshot and what was buffered behind it: make it LIVE, if it can be."""
+        book = self.book
         if self._judge is None:
             self.resyncs += 1
-        if self._judge is not self._next:
+        if anew or self._judge is not self._next:
             # A refresh of a LIVE book keeps its epoch: the chain of deltas is unbroken, and so what is
             # stored of it does not depend on when the refresh happened to arrive.
             self.epoch = snapshot_id

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from msgspec.structs import replace
 
-from cmd_common.builder import OrderBookBuilder
-from cmd_common.continuity import IdTracker
-from cmd_common.records import Candle, Gap
+from .builder import OrderBookBuilder
+from .continuity import IdTracker
+from .records import Candle, Gap
 
-__all__ = ["Candles", "Stream", "SymbolState"]
+__all__ = ["Candles", "Recent", "Stream", "SymbolState"]
 
 _CANDLE_GAPS: Final = 32  # gaps of a symbol whose intervals are remembered
+_RECENT: Final = 4096  # trade ids of a symbol that are remembered where ids do not rise by one
 
 
 class Stream:
     """One subscribed stream. ``heard`` and ``ts`` are set by every good message."""
 
-    __slots__ = ("acked", "heard", "lost", "name", "silent", "symbol", "table", "ts", "type")
+    __slots__ = (
+        "acked",
+        "asked",
+        "attempts",
+        "heard",
+        "lost",
+        "name",
+        "rejected",
+        "retry_at",
+        "silent",
+        "symbol",
+        "table",
+        "ts",
+        "type",
+    )
 
     def __init__(self, name: str, symbol: str, type_: str, table: str) -> None:
-        self.name = name  # as the exchange writes it: btcusdt@trade
+        self.name = name  # as the exchange writes it: btcusdt@trade; unique on its connection
         self.symbol = symbol
         self.type = type_  # of FEED_TYPES
         self.table = table  # where its gaps belong
+        self.asked = 0  # ns, when a subscription was sent that has no answer yet
+        self.attempts = 0  # subscriptions sent since the connection was opened
+        self.retry_at = 0  # ns, when to subscribe again after a refusal; 0: no retry waits
+        self.rejected = ""  # why the exchange does not give this stream
         self.acked = 0  # ns, when the subscription was confirmed; 0: not yet
         self.heard = 0  # ns, receive time of the last message since then; 0: none
         self.ts = 0  # event time of the last message of all, over reconnects too
@@ -35,6 +55,27 @@ class Stream:
         """Messages may be missing from the last good one on; the first reason stays."""
         if self.lost is None and self.ts:
             self.lost = (self.ts, reason)
+
+
+class Recent:
+    """The last trade ids of a symbol, where they do not rise by one: bounded, the oldest is forgotten."""
+
+    __slots__ = ("_known", "_order")
+
+    def __init__(self, limit: int = _RECENT) -> None:
+        self._order: deque[str] = deque(maxlen=limit)
+        self._known: set[str] = set()
+
+    def add(self, id_: str) -> bool:
+        """Remember an id; False if it is known already."""
+        known, order = self._known, self._order
+        if id_ in known:
+            return False
+        if len(order) == order.maxlen:
+            known.discard(order[0])
+        order.append(id_)
+        known.add(id_)
+        return True
 
 
 class Candles:
@@ -80,10 +121,13 @@ class SymbolState:
         "builder",
         "candle_gaps",
         "candles",
+        "churn",
         "depth",
         "pending",
+        "quote",
         "quote_id",
         "quotes",
+        "recent",
         "retry_at",
         "symbol",
         "trade_ids",
@@ -95,10 +139,12 @@ class SymbolState:
         self.symbol = symbol
         self.trades: Stream | None = None
         self.trade_ids = IdTracker()
+        self.recent = Recent()
         self.agg_trades: Stream | None = None
         self.agg_ids = IdTracker()
         self.quotes: Stream | None = None
         self.quote_id = -1
+        self.quote: tuple[float, float, float, float] | None = None  # the last one
         self.candles: dict[str, Candles] = {}
         self.candle_gaps: dict[tuple[int, int], str] = {}  # intervals of the last gaps, by their times
         self.depth: Stream | None = None  # full or partial depth
@@ -112,6 +158,7 @@ class SymbolState:
         self.retry_at = 0  # ns; 0: no retry waits
         self.waiting_since = 0  # event time of the first delta that had no book yet
         self.asked_at = 0  # ns; when the last snapshot was asked for
+        self.churn = 0  # resyncs that followed the one before within a minute
 
     def candle_gap(self, gap: Gap) -> Gap:
         """Name every interval that misses the same time: such gaps have one key, and the last row stays."""
@@ -121,6 +168,15 @@ class SymbolState:
             del self.candle_gaps[next(iter(self.candle_gaps))]
         detail = self.candle_gaps[key] = f"{names}, {gap.detail}" if names else gap.detail
         return replace(gap, detail=detail)
+
+    def stream_of(self, type_: str, interval: str = "") -> Stream | None:
+        """Return the stream of a type of ``FEED_TYPES``; None where it is not subscribed."""
+        if type_ == "candles":
+            candles = self.candles.get(interval)
+            return candles.stream if candles is not None else None
+        return {"trades": self.trades, "agg_trades": self.agg_trades, "quotes": self.quotes, "book": self.depth}.get(
+            type_
+        )
 
     @property
     def streams(self) -> list[Stream]:
