@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urlencode, urlsplit
 from xml.etree import ElementTree
 
-from cmd_common.archive import ArchiveFile, CsvColumn, CsvLayout, Derive, ListingPage
+from cmd_common.archive import ArchiveFile, ArchiveSource, CsvColumn, CsvLayout, Derive, ListingPage
 from cmd_common.errors import ProtocolError, UsageError
 from cmd_common.http import HttpRequest
 
@@ -126,7 +126,7 @@ _CANDLE_DERIVE: Final = (
 )
 
 
-class BinanceArchive:
+class BinanceArchive(ArchiveSource):
     """The bulk files of one Binance market; satisfies ``cmd_common.archive.ArchiveSource``."""
 
     tables: tuple[str, ...] = ("trades", "agg_trades", "candles")
@@ -213,7 +213,7 @@ class BinanceArchive:
         base = endpoints.listing if urlsplit(endpoints.listing).path else endpoints.listing + "/"
         return HttpRequest(f"{base}?{urlencode(query)}")
 
-    def parse_listing(self, body: bytes) -> ListingPage:
+    def parse_listing(self, body: bytes, prefix: str = "") -> ListingPage:
         """Parse one page; raises ProtocolError.
 
         Document types are refused because entities are the only way in which a small XML body can
@@ -229,20 +229,20 @@ class BinanceArchive:
             raise ProtocolError(f"archive listing is not XML: {error}") from None
         if root.tag.removeprefix(_NAMESPACE) != "ListBucketResult":
             raise ProtocolError(f"archive listing is a {root.tag!r}, not a ListBucketResult")
-        prefix = "" if root.tag == "ListBucketResult" else _NAMESPACE
+        space = "" if root.tag == "ListBucketResult" else _NAMESPACE
         keys: list[tuple[str, int]] = []
-        for entry in root.iter(prefix + "Contents"):
-            key, size = entry.findtext(prefix + "Key"), entry.findtext(prefix + "Size")
+        for entry in root.iter(space + "Contents"):
+            key, size = entry.findtext(space + "Key"), entry.findtext(space + "Size")
             if not key or size is None or not size.isascii() or not size.isdigit():
                 raise ProtocolError("archive listing has an entry without key or size")
             keys.append((key, int(size)))
         folders = tuple(
-            text for entry in root.iter(prefix + "CommonPrefixes") if (text := entry.findtext(prefix + "Prefix"))
+            text for entry in root.iter(space + "CommonPrefixes") if (text := entry.findtext(space + "Prefix"))
         )
         marker = ""
-        if (root.findtext(prefix + "IsTruncated") or "").strip().lower() == "true":
+        if (root.findtext(space + "IsTruncated") or "").strip().lower() == "true":
             # NextMarker is only sent with a delimiter; without one the last key serves.
-            marker = root.findtext(prefix + "NextMarker") or max(
+            marker = root.findtext(space + "NextMarker") or max(
                 [k for k, _ in keys[-1:]] + list(folders[-1:]), default=""
             )
             if not marker:
