@@ -124,7 +124,7 @@ def _open_kind(kind: Any) -> Any:
     """Return the same kind of message that passes over unknown keys without noticing them."""
     origin = get_origin(kind)
     if origin is list:
-        return list[_open_kind(get_args(kind)[0])]
+        return types.GenericAlias(list, (_open_kind(get_args(kind)[0]),))
     if origin in (Union, types.UnionType):
         return reduce(or_, (_open_kind(a) for a in get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, Struct):
@@ -289,6 +289,8 @@ class FeedBase(FeedBooks):
         for stream in self._streams_of(symbol, instrument):
             if stream.type == "trades":
                 st.trades = stream
+            elif stream.type == "agg_trades":
+                st.agg_trades = stream
             elif stream.type == "quotes":
                 st.quotes = stream
             elif stream.type == "candles":

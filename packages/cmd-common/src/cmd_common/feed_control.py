@@ -3,7 +3,8 @@
 Theory of operation. Every stream is asked for, confirmed, and heard on its own. A subscription that is
 not answered is sent again, with whatever else waits; after three times a stream is left out and named,
 so that one bad symbol does not take the others with it, unless nothing at all was confirmed: then the
-connection is opened anew. A refusal that may pass (a limit) is tried again after 1, 2 and 4 s. A
+connection is opened anew. A refusal that may pass (a limit) is tried again after 1, 2 and 4 s; a frame that is
+refused as a whole is halved until the bad name stands alone. A
 stream that was confirmed and stays silent is reported and becomes a ``suspect`` gap.
 """
 
@@ -33,9 +34,11 @@ class FeedControl:
     Class attributes that a venue sets: ``quiet_limit`` ns without any frame after which the connection
     counts as dead (0: no such rule; for venues that send heartbeats or answer pings), ``sequenced``
     whether a lost or damaged book message shows by itself at the next one, ``contiguous_trades``
-    whether trade ids of a symbol rise by one.
+    whether trade ids of a symbol rise by one, ``always_answers`` whether a frame without an answer means
+    that the connection is broken, rather than that the exchange does not like what is in it.
     """
 
+    always_answers: bool = False
     quiet_limit: int = 0
     sequenced: bool = True
     contiguous_trades: bool = True
@@ -62,6 +65,7 @@ class FeedControl:
         self._damaged_second = 0  # of the last one whose stream is known
         self._reconnecting = False
         self._unknown_names: set[str] = set()
+        self._halves: list[tuple[int, list[Stream]]] = []  # parts of refused frames: when to send them
 
     # What others give
 
@@ -110,6 +114,7 @@ class FeedControl:
         self._reconnecting = False
         self._connected_at = self._last_frame = self._ticked = now
         self._messages_before = self.counters.messages
+        self._halves.clear()
         self._status(out, now, "connected", self.url)
         for st in self._symbols.values():
             self._begin(st, now, out)
@@ -231,6 +236,17 @@ class FeedControl:
         stream.rejected = reason
         self._status(out, now, "rejected", f"{name}: {reason}", stream.symbol, stream.table)
 
+    def _refused(self, names: Sequence[str], reason: str, now: int, out: Output) -> None:
+        """The exchange refused a frame as a whole: its halves go out a second later, a lone name is ``_rejected``."""
+        streams = [self._streams[name] for name in names if name in self._streams]
+        if len(streams) == 1:
+            self._rejected(streams[0].name, reason, now, out, retry=True)
+            return
+        for stream in streams:
+            stream.asked = stream.attempts = 0
+        half = len(streams) // 2
+        self._halves += [(now + _SECOND, part) for part in (streams[:half], streams[half:]) if part]
+
     def _error(self, reason: str, now: int, out: Output) -> None:
         """An error reply of the exchange; call ``_rejected`` as well where it names streams."""
         self.counters.errors += 1
@@ -278,12 +294,16 @@ class FeedControl:
         again = [s for s in self._streams.values() if s.retry_at and s.retry_at <= now]
         late = [s for s in self._streams.values() if s.asked and now - s.asked >= _ANSWER_WITHIN]
         given_up = [s for s in late if s.attempts >= _ATTEMPTS]
-        if given_up and not any(s.acked for s in self._streams.values()):
+        if given_up and (self.always_answers or not any(s.acked for s in self._streams.values())):
             self._reconnect(f"{_ATTEMPTS} subscriptions were not answered", out)
             return False
         for stream in given_up:
             self._rejected(stream.name, f"{_ATTEMPTS} subscriptions were not answered", now, out)
         self._subscribe([*again, *(s for s in late if s.attempts < _ATTEMPTS)], now, out)
+        due = [part for at, part in self._halves if at <= now]
+        self._halves = [entry for entry in self._halves if entry[0] > now]
+        for part in due:
+            self._subscribe([s for s in part if s.name in self._streams], now, out)
         return True
 
     def _set_back(self, now: int) -> None:
@@ -294,6 +314,7 @@ class FeedControl:
             stream.acked = min(stream.acked, now)
             stream.asked = min(stream.asked, now)
             stream.retry_at = min(stream.retry_at, now + _SECOND)
+        self._halves = [(min(at, now + _SECOND), part) for at, part in self._halves]
         for st in self._symbols.values():
             st.retry_at = min(st.retry_at, now + _SECOND)
             st.asked_at = min(st.asked_at, now)
