@@ -239,8 +239,8 @@ def test_spot_has_one_connection_in_microseconds() -> None:
         "btcusdt@trade",
         "btcusdt@aggTrade",
         "btcusdt@bookTicker",
-        "btcusdt@depth@100ms",
         "btcusdt@kline_1m",
+        "btcusdt@depth@100ms",
     ]
 
 

@@ -273,7 +273,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again_and_then_the_connection
     for _ in range(35):
         wire.tick()
     assert len(wire.did(Send)) == 3
-    assert [a.reason for a in wire.did(Reconnect)] == ["3 SUBSCRIBE frames were not answered"]
+    assert [a.reason for a in wire.did(Reconnect)] == ["3 subscriptions were not answered"]
     assert len({json.loads(a.frame)["id"] for a in wire.did(Send)}) == 3
 
 
@@ -287,9 +287,7 @@ def test_an_old_request_does_not_undo_a_newer_one() -> None:
         wire.tick()
     again = [json.loads(a.frame) for a in wire.did(Send)[sent:]]
     assert [(m["method"], m["params"]) for m in again] == [
-        ("SUBSCRIBE", ["btcusdt@trade"]),  # of the first request; AAAUSDT is not wanted any more
-        ("SUBSCRIBE", ["btcusdt@trade"]),
-        ("UNSUBSCRIBE", ["aaausdt@trade"]),
+        ("SUBSCRIBE", ["btcusdt@trade"]),  # once; AAAUSDT is not wanted any more
     ]
 
 

@@ -137,8 +137,9 @@ def test_a_feed_that_never_subscribes_again(monkeypatch):
     def connected(self, now):
         out = honest(self, now)
         if self._next_request > 2:
-            self._waiting.clear()
             out.actions = []
+            for stream in self._streams.values():
+                stream.asked = 0
         return out
 
     monkeypatch.setattr(BinanceFeed, "connected", connected)

@@ -20,12 +20,10 @@ from typing import Any, Final
 
 import msgspec
 
-from cmd_common.builder import OrderBookBuilder
-from cmd_common.continuity import IdTracker
-from cmd_common.errors import UnknownNameError, UsageError
+from cmd_common.errors import UsageError
 from cmd_common.exchange import Endpoints
-from cmd_common.feed import FeedCounters, Output, Reconnect, Subscription
-from cmd_common.feed_state import Candles, Stream, SymbolState
+from cmd_common.feed import Output, Reconnect, Subscription
+from cmd_common.feed_state import Stream
 from cmd_common.instruments import Instrument
 from cmd_common.records import (
     INEXACT,
@@ -36,13 +34,11 @@ from cmd_common.records import (
     Quote,
     Trade,
 )
-from cmd_common.symbols import nearest
 
 from . import _messages as wire
 from ._books import Books
 from .instruments import Market
 from .rest import depth_request
-from .sync import rule_for
 
 __all__ = ["BinanceFeed"]
 
@@ -52,7 +48,6 @@ _EXACT: Final = 1e7  # below it, a decimal of at most 8 places has at most 15 di
 _PARTIAL_DEPTHS: Final = (5, 10, 20)
 _RESTART_AFTER: Final = 60 * _SECOND  # an older id in so much younger a quote: the exchange began its ids anew
 _LENIENT_AFTER: Final = 100  # messages with unknown keys until they are no longer looked at one by one
-_UNKNOWN_NAMES: Final = 64  # unknown event types and keys that are reported by name
 
 Decoder = Callable[[str | bytes], Any]
 Handler = Callable[[Any, str | bytes, int, Output], None]
@@ -62,6 +57,7 @@ def _decoder(frame: type[Any]) -> Decoder:
     return msgspec.json.Decoder(frame, strict=False).decode
 
 
+_STREAM_OF: Final = {"trades": "trade", "agg_trades": "aggTrade", "quotes": "bookTicker"}
 _FRAMES: Final[dict[str, type[Any]]] = {
     "trade": wire.TradeFrame,
     "aggTrade": wire.AggTradeFrame,
@@ -100,40 +96,28 @@ class BinanceFeed(Books):
         snapshot_limit: int | None = None,
     ) -> None:
         self.market = market
-        self.venue = market.venue
-        self.name = name
-        self.url = url
-        self.books: dict[str, OrderBookBuilder] = {}
-        self.counters = FeedCounters()
-        self._subscription = subscription
-        self._types = tuple(types)
-        self._instruments = instruments
-        self._endpoints = endpoints
-        self._depth = subscription.depth
-        if self._depth is not None and self._depth not in _PARTIAL_DEPTHS:
-            raise UsageError(
-                f"{self.venue}: partial depth {self._depth} does not exist", hint="one of 5, 10, 20, or none for full"
-            )
-        self._every = subscription.snapshot_every
         self._snapshot_limit = snapshot_limit or market.snapshot_limit
+        self.book_levels = market.snapshot_limit
+        if subscription.depth is not None and subscription.depth not in _PARTIAL_DEPTHS:
+            raise UsageError(
+                f"{market.venue}: partial depth {subscription.depth} does not exist",
+                hint="one of 5, 10, 20, or none for full",
+            )
         options = subscription.options
         self._speed = options.get("speed", "100ms")
         if not re.fullmatch(r"[0-9]{1,5}ms", self._speed):
-            raise UsageError(f"{self.venue}: option speed is {self._speed!r}", hint="such as 100ms")
+            raise UsageError(f"{market.venue}: option speed is {self._speed!r}", hint="such as 100ms")
         if self._speed == ("250ms" if market.futures else "1000ms"):
             self._speed = ""  # the exchange's own default goes without a name
-        self._deltas = options.get("deltas", "on") != "off"
+        super().__init__(market.venue, name, url, subscription, types, symbols, instruments, endpoints)
         try:
-            self._silence = int(float(options.get("silence", "60")) * _SECOND)
             self._snapshot_limit = int(options.get("snapshot_limit", self._snapshot_limit))
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise UsageError(f"{self.venue}: an option of the feed is not a number: {error}") from error
-        if self._silence <= 0:
-            raise UsageError(f"{self.venue}: option silence must be positive", hint="seconds, such as 60")
         depth_request(market, endpoints, "", self._snapshot_limit)  # a wrong limit is refused here
-        self._rule = rule_for(market)
-        self._symbols: dict[str, SymbolState] = {}
-        self._streams: dict[str, Stream] = {}
+        self._asked_levels = self._snapshot_limit
+        for builder in self.books.values():
+            builder.snapshot_levels = self._snapshot_limit
         self._decoders: dict[str | bytes, tuple[Decoder, Handler]] = {}
         for event, frame in _FRAMES.items():
             self._set_decoder(event, _decoder(frame))
@@ -141,84 +125,28 @@ class BinanceFeed(Books):
         if self._depth is not None and not market.futures:
             self._plain = (_decoder(wire.PartialFrame), self._on_partial)
         self._unknown_keys: dict[str, int] = {}  # messages with unknown keys by event type
-        self._unknown_names: set[str] = set()
-        self._init_control()
-        for symbol in symbols:
-            self._make_symbol(symbol)
 
-    # Symbols and streams
+    # Streams
 
-    @property
-    def symbols(self) -> Sequence[str]:
-        """Native symbols that are subscribed now."""
-        return tuple(self._symbols)
-
-    def _make_symbol(self, symbol: str) -> SymbolState:
-        instrument = self._instruments.get(symbol)
-        if instrument is None:
-            raise UnknownNameError(f"{self.venue} symbol", symbol, nearest(symbol, self._instruments))
-        st = SymbolState(symbol)
+    def _streams_of(self, symbol: str, instrument: Instrument) -> list[Stream]:
         low = symbol.lower()
+        streams: list[Stream] = []
         for type_ in self._types:
-            if type_ == "trades":
-                st.trades = Stream(f"{low}@trade", symbol, type_, "trades")
-            elif type_ == "agg_trades":
-                st.agg_trades = Stream(f"{low}@aggTrade", symbol, type_, "agg_trades")
-            elif type_ == "quotes":
-                st.quotes = Stream(f"{low}@bookTicker", symbol, type_, "quotes")
-            elif type_ == "candles":
-                for interval in self._subscription.intervals:
-                    st.candles[interval] = Candles(Stream(f"{low}@kline_{interval}", symbol, type_, "candles"))
+            if type_ == "candles":
+                streams += [
+                    self._stream(f"{low}@kline_{interval}", symbol, type_)
+                    for interval in dict.fromkeys(self._subscription.intervals)
+                ]
             elif type_ == "book":
                 levels = "" if self._depth is None else str(self._depth)
                 speed = f"@{self._speed}" if self._speed else ""
-                table = "book_deltas" if self._depth is None else "book_snapshots"
-                st.depth = Stream(f"{low}@depth{levels}{speed}", symbol, type_, table)
-                st.builder = self._make_builder(symbol, instrument)
-        self._symbols[symbol] = st
-        for stream in st.streams:
-            self._streams[stream.name] = stream
-        return st
+                streams.append(self._stream(f"{low}@depth{levels}{speed}", symbol, type_))
+            else:
+                streams.append(self._stream(f"{low}@{_STREAM_OF[type_]}", symbol, type_))
+        return streams
 
-    def add(self, symbols: Sequence[str], now: int) -> Output:
-        """Subscribe more symbols while connected; raises UnknownNameError, and UsageError when it is full."""
-        out = Output()
-        new = [s for s in dict.fromkeys(symbols) if s not in self._symbols]
-        for symbol in new:
-            if symbol not in self._instruments:
-                raise UnknownNameError(f"{self.venue} symbol", symbol, nearest(symbol, self._instruments))
-        per_symbol = sum(len(self._subscription.intervals) if t == "candles" else 1 for t in self._types)
-        if len(self._streams) + per_symbol * len(new) > 1024:
-            raise UsageError(f"{self.name} cannot carry more than 1024 streams", hint="start another feed")
-        names: list[str] = []
-        for symbol in new:
-            st = self._make_symbol(symbol)
-            names += [s.name for s in st.streams]
-            if self._connected and st.builder is not None and self._depth is None:
-                st.builder.start()
-                self._report_book(st, now, out, "subscribed")
-        if self._connected:
-            self._subscribe(names, now, out)
-        self.counters.records += len(out.records)
-        return out
-
-    def remove(self, symbols: Sequence[str], now: int) -> Output:
-        """Unsubscribe symbols while connected; their books are dropped."""
-        out = Output()
-        names: list[str] = []
-        for symbol in symbols:
-            st = self._symbols.pop(symbol, None)
-            if st is None:
-                continue
-            self._finish(st, now, out)
-            self.books.pop(symbol, None)
-            for stream in st.streams:
-                self._streams.pop(stream.name, None)
-                names.append(stream.name)
-        if self._connected:
-            self._unsubscribe(names, now, out)
-        self.counters.records += len(out.records)
-        return out
+    def _interval_of(self, stream: Stream) -> str:
+        return stream.name.partition("@kline_")[2]
 
     # Frames
 
@@ -273,7 +201,7 @@ class BinanceFeed(Books):
         stream = ""
         if isinstance(outer, dict) and "data" in outer and isinstance(outer.get("stream"), str):
             stream, event = outer["stream"], outer["data"]
-            self._unknown_fields("stream", [k for k in outer if k not in ("stream", "data")], now, out)
+            self._unknown_keys_of("stream", [k for k in outer if k not in ("stream", "data")], now, out)
         if not isinstance(event, dict):
             # Streams of all symbols send arrays; none of them is asked for.
             self._unknown_event(stream or type(event).__name__, now, out)
@@ -301,24 +229,13 @@ class BinanceFeed(Books):
             self._malformed(frame, f"{name or 'partial depth'}: {error}", now, out)
             return
         if unknown:
-            self._unknown_fields(name or "partial", unknown, now, out)
+            self._unknown_keys_of(name or "partial", unknown, now, out)
         handler(wire.Wrapped(message, stream), frame, now, out)
 
-    def _unknown_event(self, name: str, now: int, out: Output) -> None:
-        self.counters.unknown_messages += 1
-        if name not in self._unknown_names and len(self._unknown_names) < _UNKNOWN_NAMES:
-            self._unknown_names.add(name)
-            self._status(out, now, "unknown_message", f"event {name!r} is not known to this version; it is ignored")
-
-    def _unknown_fields(self, event: str, keys: list[str], now: int, out: Output) -> None:
+    def _unknown_keys_of(self, event: str, keys: list[str], now: int, out: Output) -> None:
         if not keys:
             return
-        self.counters.unknown_fields += len(keys)
-        for key in keys:
-            name = f"{event}.{key}"[:60]
-            if name not in self._unknown_names and len(self._unknown_names) < _UNKNOWN_NAMES:
-                self._unknown_names.add(name)
-                self._status(out, now, "unknown_field", f"field {name!r} is not known to this version; it is ignored")
+        self._unknown_fields(event, keys, now, out)
         seen = self._unknown_keys[event] = self._unknown_keys.get(event, 0) + 1
         if seen == _LENIENT_AFTER and event in _FRAMES:
             # The exchange has added a key for good: back to the hot path, and no more counting.
@@ -384,26 +301,6 @@ class BinanceFeed(Books):
             flags = _inexact(frame, ("p", "q"))
         side = "sell" if d.m else "buy"
         out.records.append(AggTrade(ts, now, self.venue, d.s, str(id_), id_, d.f, d.l, p, q, side, flags))  # type: ignore[arg-type]
-
-    def _new_id(self, ids: IdTracker, id_: int, ts: int, s: Stream, out: Output) -> bool:
-        """Judge an id that does not follow the last one; False for a repeat."""
-        before = ids.last
-        verdict = ids.judge(id_, ts)
-        if not verdict.accept:
-            self.counters.duplicates += 1
-            return False
-        hole = verdict.opened or verdict.closed
-        if hole is not None:
-            # Their key is the same: the second row says that the first one's ids have come after all.
-            why = s.lost[1] if s.lost is not None and hole is verdict.opened else ""
-            repaired = "late messages" if hole is verdict.closed else ""
-            times, missing = (hole.ts_from, hole.ts_to), (hole.first, hole.last)
-            gap = Gap(*times, self.venue, s.symbol, s.table, "trade_id", "lost", *missing, repaired, why)
-            self._gap(out, gap)
-        elif verdict.restarted:
-            detail = f"ids went from {before} to {id_}"
-            self._gap(out, Gap(s.ts, ts, self.venue, s.symbol, s.table, "id_restart", "suspect", detail=detail))
-        return True
 
     def _on_quote(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
         d: wire.QuoteEvent = message.data

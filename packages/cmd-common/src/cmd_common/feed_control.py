@@ -355,9 +355,9 @@ class FeedControl:
                 self._damaged_second = second
                 self._status(out, now, "malformed", why, stream.symbol, stream.table)
             st = self._symbols[stream.symbol]
-            if stream is not st.depth:
-                stream.lose("malformed")
-            elif not self.sequenced:
+            if stream.lost is None:
+                stream.lost = (stream.ts or now, "malformed")
+            if stream is st.depth and not self.sequenced:
                 self._lose_book(st, "malformed", now, out)
             return
         if second != self._malformed_second:
