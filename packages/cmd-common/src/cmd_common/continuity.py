@@ -88,6 +88,10 @@ class IdTracker:
             return Judgement(accept=True, restarted=True)
         return Judgement(accept=False)
 
+    def misses(self, id_: int) -> bool:
+        """Whether an id is missing in an open hole. O(open holes)."""
+        return any(a <= id_ <= b for hole in self._holes for a, b in hole.missing)
+
     def check(self) -> None:
         """Assert every invariant; for tests."""
         assert len(self._holes) <= self.limit
