@@ -312,7 +312,7 @@ class OrderBookBuilder:
         """Take a snapshot that the stream itself brought: it follows everything before it, whatever its id.
 
         A new epoch begins. ``complete=False``: deeper levels than those given exist. Never raises on bad
-        levels; the book is then as it was.
+        levels; the book is then as it was and ``needs_snapshot`` asks again unless it is LIVE.
         """
         if not self._open:
             self.refused += 1
@@ -323,6 +323,7 @@ class OrderBookBuilder:
         except DataError as error:
             self.malformed += 1
             self.refused += 1
+            self.snapshot_failed()
             return SnapshotResult(False, self._judge is not None, [], str(error))
         self._buffer.clear()
         book.last_id, book.ts_event = snapshot_id, ts_event

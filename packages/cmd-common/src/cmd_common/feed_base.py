@@ -437,12 +437,14 @@ class FeedBase(FeedBooks):
         st = self._symbols[s.symbol]
         values = (bid, bid_quantity, ask, ask_quantity)
         if seq is None:
+            if ts != s.ts:
+                st.quote_id = -1
             if values == st.quote:
                 self._hear(s, ts, now, out)
                 self.counters.skipped += 1
                 return
             # Our own count: the how-many-th of its instant, so that every rerun gives the same.
-            seq = st.quote_id = st.quote_id + 1 if ts == s.ts else 0
+            seq = st.quote_id = st.quote_id + 1
         elif seq <= st.quote_id:
             if seq == st.quote_id or ts <= s.ts + _RESTART_AFTER:
                 self.counters.duplicates += 1
