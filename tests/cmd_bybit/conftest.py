@@ -1,0 +1,1 @@
+"""Helper modules lie beside the tests that use them."""
