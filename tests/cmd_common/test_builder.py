@@ -352,6 +352,37 @@ def test_a_side_of_known_levels_that_is_eaten_up_is_a_loss() -> None:
     assert give(live(), 101, 101, [], [(price, 0.0) for price, _ in ASKS]) is Applied.GAP
 
 
+def test_a_snapshot_of_the_stream_replaces_any_book_whatever_its_id() -> None:
+    builder = make()
+    assert not builder.replace(9, BIDS, ASKS, ts_event=1).accepted  # nobody subscribed
+    builder.start()
+    builder.delta(500, 500, None, [(9.0, 2.0)], [], 5)
+    result = builder.replace(100, BIDS, ASKS, ts_event=7)
+    assert (result.accepted, result.live, builder.epoch, builder.last_id) == (True, True, 100, 100)
+    assert (builder.buffered, builder.needs_snapshot, builder.book.ts_event) == (0, False, 7)
+    assert builder.delta(101, 101, None, [(9.5, 1.0)], [], 8) is Applied.APPLIED
+    assert builder.replace(3, BIDS[:2], ASKS[:2], ts_event=9).live  # ids began anew
+    assert (builder.epoch, builder.last_id, builder.book.bids()) == (3, 3, BIDS[:2])
+    assert builder.delta(4, 4, None, [(9.5, 1.0)], [], 10) is Applied.APPLIED
+    builder.check()
+
+
+@pytest.mark.parametrize("bad", [(1.0, -1.0), (nan, 1.0), (0.0, 1.0)])
+def test_a_bad_snapshot_of_the_stream_changes_nothing_and_asks_again(bad: tuple[float, float]) -> None:
+    builder = make()
+    builder.start()
+    builder.snapshot_requested()
+    assert not builder.replace(1, [bad], [], ts_event=1).accepted
+    assert (builder.state, builder.needs_snapshot) == (BookState.SYNCING, True)
+    builder.replace(2, BIDS, ASKS, ts_event=2)
+    assert not builder.replace(3, [bad], [], ts_event=3).accepted
+    assert (builder.state, builder.last_id, builder.needs_snapshot) == (BookState.LIVE, 2, False)
+    crossed = builder.replace(4, [(12.0, 1.0)], ASKS, ts_event=4)
+    assert (crossed.accepted, crossed.live, builder.gap_reason) == (True, False, "crossed")
+    assert (builder.state, builder.needs_snapshot) == (BookState.STALE, True)
+    builder.check()
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(UsageError):
         make(levels=0)
