@@ -13,7 +13,7 @@ keys that this version does not know, once more without them, so that they are n
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any, Final, Generic, TypeVar, Union, cast, get_args, get_origin
@@ -65,7 +65,8 @@ class Wire(Generic[M]):
 
     def __init__(self, kind: type[M]) -> None:
         self.kind = kind
-        self._decode = msgspec.json.Decoder(kind, strict=False).decode
+        self._decode: Callable[[str | bytes], M] = msgspec.json.Decoder(kind, strict=False).decode
+        self._open: Callable[[str | bytes], M] | None = None  # passes over unknown keys; made when needed
         self._strict = True
         self._seen = 0
 
@@ -76,14 +77,20 @@ class Wire(Generic[M]):
         except msgspec.ValidationError:
             if not self._strict:
                 raise
-            message, unknown = _lenient(self.kind, msgspec.json.decode(frame), "")
+            _, unknown = _lenient(self.kind, msgspec.json.decode(frame), "")
             if not unknown:
                 raise
+        if self._open is None:
+            self._open = cast(
+                "Callable[[str | bytes], M]", msgspec.json.Decoder(_open_kind(self.kind), strict=False).decode
+            )
+        # Decoded from the text once more: what was decoded without types has lost the texts of its numbers.
+        message = self._open(frame)
         self._seen += 1
         if self._seen == _LENIENT_AFTER:
             self._strict = False
-            self._decode = cast("Any", msgspec.json.Decoder(_open_kind(self.kind), strict=False).decode)
-        return msgspec.convert(message, self.kind, strict=False), unknown
+            self._decode = self._open
+        return message, unknown
 
 
 def _lenient(kind: Any, value: Any, path: str) -> tuple[Any, list[str]]:
