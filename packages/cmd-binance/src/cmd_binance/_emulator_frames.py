@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from cmd_common.recording import Line
+from cmd_common.venue_market import decimals_of, scaled, trim
 
 from ._emulator_world import Level
 from .instruments import to_ns
@@ -136,15 +136,3 @@ def split_frame(text: str) -> tuple[str, str] | None:
 def event_time(line: Line) -> int | None:
     found = EVENT_TIME.search(line.text, 0, 400)
     return to_ns(int(found[1])) if found else None
-
-
-def decimals_of(text: str) -> int:
-    return len(text.partition(".")[2])
-
-
-def trim(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def scaled(text: str, decimals: int) -> int:
-    return int(Decimal(text).scaleb(decimals))

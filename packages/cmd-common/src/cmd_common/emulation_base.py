@@ -145,6 +145,9 @@ class _Waiting(Struct):
     until: int
 
 
+_Texts = list[tuple[Connection, str, str]]  # client, name of its stream, frame
+
+
 class TimelineEmulator(ABC):
     """Base of emulators; see the module's docstring. Subclasses give the exchange's protocol."""
 
@@ -168,8 +171,8 @@ class TimelineEmulator(ABC):
         self._origin: int | None = None  # wall time that corresponds to world.start; None: not running
         self._hold_until = 0
         self._lost: dict[str, int] = {}  # streams of lost connections: wall time until which they are waited for
-        self._late: list[tuple[int, int, Item, int]] = []  # delayed: (timeline ns, order, item, cut)
-        self._swap: dict[str, list[tuple[Item, int]]] = {}  # reordered: waits for the next of its stream
+        self._late: list[tuple[int, int, Item, _Texts]] = []  # delayed: (timeline ns, order, item, texts)
+        self._swap: dict[str, list[tuple[Item, _Texts]]] = {}  # reordered: waits for the next of its stream
         self._silent: list[tuple[int, FaultPlan, frozenset[str]]] = []  # (timeline ns, plan, streams; none: by plan)
         self._order = 0
         self._damaged: dict[str, str] = {}  # stream whose next message shows a client its gap: key of its book
@@ -183,7 +186,11 @@ class TimelineEmulator(ABC):
 
     @abstractmethod
     def encode(self, item: Item, connection: Connection, name: str) -> str:
-        """Return the frame for one connection, which asked for the stream as ``name``."""
+        """Return the frame for one connection, which asked for the stream as ``name``; empty: none.
+
+        Called once a frame, in the timeline's order and also for frames that a fault then loses, delays or
+        swaps: so a number that counts the frames of a connection shows what is missing.
+        """
 
     @abstractmethod
     def resolve(self, name: str, connection: Connection) -> str | None:
@@ -216,6 +223,10 @@ class TimelineEmulator(ABC):
     @abstractmethod
     def trades(self) -> dict[str, Any]:
         """The true trades that the timeline has passed: ``{symbol: {"first_id", "last_id", "count"}}``."""
+
+    def trade_ids(self) -> dict[str, list[str]]:
+        """All passed trade ids of each symbol as the venue writes them, for ``/__replay/truth?trades=1``."""
+        return {}
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -261,7 +272,10 @@ class TimelineEmulator(ABC):
         path, _, query = target.partition("?")
         if path == _TRUTH_PATH:
             depth = next((int(q[6:]) for q in query.split("&") if q[:6] == "depth=" and q[6:].isdigit()), 1000)
-            return json_response(self.truth(depth))
+            answer = self.truth(depth)
+            if "trades=1" in query.split("&"):
+                answer["trade_ids"] = self.trade_ids()
+            return json_response(answer)
         result = self.request(method, target, headers, now)
         if isinstance(result, HttpResponse):
             return result
@@ -450,8 +464,8 @@ class TimelineEmulator(ABC):
                 if due > now:
                     _sooner(out, due)
                     return
-                _, _, item, cut = heapq.heappop(self._late)
-                self._send(item, cut, out)
+                _, _, item, texts = heapq.heappop(self._late)
+                self._deliver(item, texts, out)
                 continue
             if ts is None:
                 self._lost = {stream: until for stream, until in self._lost.items() if until > now}
@@ -461,8 +475,8 @@ class TimelineEmulator(ABC):
                 for item in self.world.finish():
                     self._emit(item, self.world.position, out, now)
                 for waiting in self._swap.values():
-                    for item, cut in waiting:
-                        self._send(item, cut, out)
+                    for item, texts in waiting:
+                        self._deliver(item, texts, out)
                 self._swap.clear()
                 self.finished = True
                 return
@@ -485,8 +499,9 @@ class TimelineEmulator(ABC):
             return
         if item.resync and self.source.speed == 0:
             self._noticed[item.resync] = now + _NOTICE_LIMIT
+        texts = self._texts_of(item)
         if not self.injector.frame_plans:
-            self._send(item, 0, out)
+            self._deliver(item, texts, out)
             return
         damaged = self._damaged.pop(item.stream, None)
         if damaged is not None and self.source.speed == 0:
@@ -544,17 +559,19 @@ class TimelineEmulator(ABC):
                 swap = True
         if copies < 0:
             return
+        if cut:
+            texts = [(client, name, text[: max(1, len(text) * cut // 100)]) for client, name, text in texts]
         if swap:
-            self._swap.setdefault(item.stream, []).append((item, cut))
+            self._swap.setdefault(item.stream, []).append((item, texts))
             return
         for _ in range(copies + 1):
             if late:
                 self._order += 1
-                heapq.heappush(self._late, (ts + delay * 1_000_000, self._order, item, cut))
+                heapq.heappush(self._late, (ts + delay * 1_000_000, self._order, item, texts))
             else:
-                self._send(item, cut, out)
-        for held, cut in self._swap.pop(item.stream, ()):
-            self._send(held, cut, out)
+                self._deliver(item, texts, out)
+        for held, texts in self._swap.pop(item.stream, ()):
+            self._deliver(held, texts, out)
 
     def _facts(self, item: Item, ts: int) -> dict[str, Any]:
         return {
@@ -565,16 +582,18 @@ class TimelineEmulator(ABC):
             **self.describe(item),
         }
 
-    def _send(self, item: Item, cut: int, out: Poll) -> None:
-        group = self._subscribers.get(item.stream)
-        if not group:
+    def _texts_of(self, item: Item) -> _Texts:
+        encode = self.encode
+        return [(client, name, encode(item, client, name)) for client, name in self._subscribers.get(item.stream, ())]
+
+    def _deliver(self, item: Item, texts: _Texts, out: Poll) -> None:
+        stream = item.stream
+        if stream not in self._subscribers:
             return
-        self.sent[item.stream] = self.sent.get(item.stream, 0) + 1
-        for client, name in group:
-            text = self.encode(item, client, name)
-            if cut:
-                text = text[: max(1, len(text) * cut // 100)]
-            out.frames.append(Text(client.number, text))
+        self.sent[stream] = self.sent.get(stream, 0) + 1
+        for client, name, text in texts:
+            if text and client.streams.get(name) == stream:  # a client can have gone since
+                out.frames.append(Text(client.number, text))
 
     def _due(self, waiting: _Waiting) -> bool:
         return self.known(waiting.key)

@@ -11,7 +11,8 @@ REST: ``rate_limit`` (429), ``ban`` (418). Bulk files: ``bad_checksum``, ``trunc
 ``at`` counts matching messages (or requests) from 1; ``rate`` is a probability; ``count`` limits how
 often. With neither ``at`` nor ``rate``: one message in a hundred, or the hundredth message for
 disconnect, silence and shutdown, the first request for rate_limit and ban, every matching file. ``stream`` is a
-whole stream name or its part after the symbol (``depth`` matches ``btcusdt@depth@100ms``).
+whole stream name or its part after the symbol (``depth`` matches ``btcusdt@depth@100ms``); on venues other than
+Binance its kind: ``trades``, ``quotes``, ``depth`` (books of any depth), ``candles``, ``clock``.
 """
 
 from __future__ import annotations
@@ -141,7 +142,10 @@ class FaultPlan:
         if not self.stream:
             return True
         stream = stream.lower()
-        return stream == self.stream or stream.partition("@")[2].startswith(self.stream)
+        if stream == self.stream or stream.partition("@")[2].startswith(self.stream):
+            return True
+        kind, colon, _ = stream.partition(":")  # as cmd_common.venue_world names streams
+        return bool(colon) and (kind.startswith(self.stream) or (kind == "top" and self.stream in ("depth", "book")))
 
     def take(self) -> bool:
         """Count one matching message and say whether the fault strikes it."""

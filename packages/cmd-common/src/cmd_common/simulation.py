@@ -101,6 +101,7 @@ class Spec(Struct, frozen=True):
     lots: int = 0  # usual order size in lots; 0: derived so that an order is worth some thousand
     rate: float = 40.0  # steps a second
     levels: int = 800  # of the book, a side
+    salt: str = ""  # makes another market of the same symbol, as of another venue
 
 
 class MarketTrade(Struct, frozen=True, gc=False):
@@ -261,8 +262,8 @@ class SimulatedSymbol:
 
     def __init__(self, spec: Spec, seed: int, start: int, bid: int, first_trade: int, *, jump: bool) -> None:
         self.spec = spec
-        self._top = _Top(spec, f"{seed}/{spec.symbol}/live", start, bid, first_trade)
-        self._random = Random(f"{seed}/{spec.symbol}/book").random
+        self._top = _Top(spec, f"{seed}/{spec.salt}{spec.symbol}/live", start, bid, first_trade)
+        self._random = Random(f"{seed}/{spec.salt}{spec.symbol}/book").random
         self._jump = jump
         self._phase = crc32(spec.symbol.encode()) % 100 * 1_000_000
         self._lots = _usual_lots(spec) * 5
@@ -467,7 +468,8 @@ class SimulatedMarket:
         return self.day_first_id(symbol, self._live_day) + self._history_today
 
     def _anchor(self, spec: Spec, day: date) -> int:
-        move = Random(f"{self.seed}/{spec.symbol}/{day.isoformat()}").random()
+        # By the base asset, so that its price is about the same on every venue.
+        move = Random(f"{self.seed}/{spec.base}/{day.isoformat()}").random()
         return int(spec.price * (980 + int(move * 41)) // 1000)
 
     def _live_bid(self, spec: Spec) -> int:
@@ -477,7 +479,7 @@ class SimulatedMarket:
 
     def _make_history(self, symbol: str, day: date) -> list[MarketTrade]:
         spec = self.specs[symbol]
-        random = Random(f"{self.seed}/{symbol}/{day.isoformat()}/trades").random
+        random = Random(f"{self.seed}/{spec.salt}{symbol}/{day.isoformat()}/trades").random
         count, slot = self.history_trades, self._slot
         lots = 4 * _usual_lots(spec)
         size = max(1, spec.price // 20_000)
@@ -515,7 +517,8 @@ class SimulatedMarket:
         """Return the live trades up to ``until`` and perhaps more."""
         if symbol not in self._replays:
             spec = self.specs[symbol]
-            top = _Top(spec, f"{self.seed}/{symbol}/live", self.start, self._live_bid(spec), self.first_live_id(symbol))
+            name = f"{self.seed}/{spec.salt}{symbol}/live"
+            top = _Top(spec, name, self.start, self._live_bid(spec), self.first_live_id(symbol))
             self._replays[symbol] = (top, [])
         top, trades = self._replays[symbol]
         stop = until if self.end is None else min(until, self.end)

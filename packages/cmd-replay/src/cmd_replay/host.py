@@ -51,6 +51,7 @@ class Host:
         self._opening: dict[ServerConnection, int] = {}
         self._waiting: dict[int, asyncio.Future[HttpResponse]] = {}
         self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()  # frames leave in the order in which the emulator made them
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pump_task: asyncio.Task[None] | None = None
         self.finished = asyncio.Event()  # everything was sent
@@ -153,7 +154,9 @@ class Host:
         try:
             async for message in connection:
                 text = message if isinstance(message, str) else message.decode("utf-8", "replace")
-                await self._carry_out(self._emulator.ws_receive(number, text, self._clock.now()))
+                # Replies queue behind frames that are being sent: a snapshot must not overtake what precedes it.
+                async with self._turn:
+                    await self._carry_out(self._emulator.ws_receive(number, text, self._clock.now()))
                 self._wake.set()
         except ConnectionClosed:
             pass
@@ -168,9 +171,10 @@ class Host:
         emulator, clock = self._emulator, self._clock
         while True:
             self._wake.clear()
-            poll = emulator.poll(clock.now())
-            if poll.frames:
-                await self._carry_out(poll.frames)
+            async with self._turn:
+                poll = emulator.poll(clock.now())
+                if poll.frames:
+                    await self._carry_out(poll.frames)
             for token, response in poll.responses:
                 future = self._waiting.get(token)
                 if future is not None and not future.done():
