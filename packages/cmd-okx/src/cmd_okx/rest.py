@@ -259,7 +259,7 @@ def check(response: HttpResponse, url: str) -> VenueError | None:
             code = said = ""
     if status == 200 and code in ("", "0"):
         return None
-    if status == 429 or code in _RATE_LIMITED:
+    if status in (418, 429) or code in _RATE_LIMITED:
         text = response.header("retry-after")
         seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0
         wait = f"waits {seconds} s before the next request" if seconds else "waits before the next request"

@@ -321,9 +321,6 @@ class Conformance:
             other = Harness(self.case, types=("book",), symbols=(symbol,))
             other.position[symbol] = harness.position[symbol]
             other.connect()
-            if self.case.snapshot_in_stream:
-                frame = self.case.snapshot(symbol, other.position[symbol])
-                other.receive(frame)
             assert self.levels(harness, symbol) == self.levels(other, symbol)
             states = [r.state for r in harness.of(FeedStatus, symbol) if isinstance(r, FeedStatus)]
             assert states == ["SYNCING", "LIVE"]
@@ -374,8 +371,6 @@ class Conformance:
         assert len(_data(harness.depth(second))) == 1
         harness.hold_snapshots = False
         harness.answer_snapshots()
-        if self.case.snapshot_in_stream:
-            harness.receive(self.case.snapshot(first, harness.position[first]))
         assert harness.book(first).state is BookState.LIVE
         harness.depth(first)
         twin.depth(first)
@@ -412,8 +407,6 @@ class Conformance:
         for _ in range(2):
             harness.position[symbol] += 1
         harness.connect()
-        if self.case.snapshot_in_stream:
-            harness.receive(self.case.snapshot(symbol, harness.position[symbol]))
         harness.depth(symbol)
         assert harness.book(symbol).state is BookState.LIVE
         gaps = [g for g in harness.of(Gap, symbol) if isinstance(g, Gap)]

@@ -15,6 +15,11 @@ from cmd_common.records import Record
 
 __all__ = ["ConformanceCase", "Harness", "ParserCase"]
 
+
+def _none(frame: str) -> Sequence[str]:
+    return ()
+
+
 _SECOND: Final = 1_000_000_000
 
 
@@ -46,6 +51,7 @@ class ConformanceCase(Struct, frozen=True):
     malformed: tuple[str, ...] = ("", "{", "null", "[]", '"', "{}", "\x00")
     types: tuple[str, ...] = ("trades", "quotes", "book")
     snapshot_in_stream: bool = False
+    seeds: Callable[[str], Sequence[str]] = _none  # symbols whose book a frame of ours subscribes, if so
     trade_ids: bool = True  # trade ids are consecutive, so that a missing one shows
     depth_ids: bool = True  # depth messages carry a sequence, so that a missing one shows
 
@@ -73,6 +79,7 @@ class Harness:
         self.records: list[Record] = []
         self.sent: list[str] = []
         self.requests: list[FetchSnapshot] = []
+        self.seeds: list[tuple[Feed, str]] = []  # snapshots in the stream that are held
         self.answering = True  # of subscriptions
         self.refusing = False
         self.hold_snapshots = False
@@ -88,6 +95,7 @@ class Harness:
         for feed in self.feeds:
             self.take(feed, feed.disconnected(self.now, reason))
         self.requests.clear()
+        self.seeds.clear()
 
     def close(self) -> None:
         """End the session."""
@@ -115,10 +123,20 @@ class Harness:
         return self.records[before:]
 
     def answer_snapshots(self) -> None:
-        """Answer the snapshot requests that are held."""
+        """Answer the snapshot requests that are held, and send the snapshots in the stream that are."""
         held, self.requests = self.requests, []
         for request in held:
             self._answer(request)
+        seeds, self.seeds = self.seeds, []
+        for feed, symbol in seeds:
+            self._seed(feed, symbol)
+
+    def _seed(self, feed: Feed, symbol: str) -> None:
+        """The exchange sends a book's snapshot in the stream."""
+        if self.hold_snapshots:
+            self.seeds.append((feed, symbol))
+        else:
+            self.take(feed, feed.receive(self.case.snapshot(symbol, self.position[symbol]), self.now))
 
     def _answer(self, request: FetchSnapshot) -> None:
         body = self.case.snapshot(request.symbol, self.position[request.symbol])
@@ -149,6 +167,8 @@ class Harness:
                     replies = self.case.refusal(frame) if self.refusing else self.case.answer(frame)
                     for reply in replies:
                         self.take(feed, feed.receive(reply, self.now))
+                    for symbol in () if self.refusing else self.case.seeds(frame):
+                        self._seed(feed, symbol)
 
     def book(self, symbol: str) -> OrderBook:
         """The book of a symbol."""
