@@ -587,13 +587,23 @@ def test_wire_finds_unknown_keys_and_then_stops_looking() -> None:
     frame = '{"data":[{"a":1,"n":[]}],"x":{"a":2,"m":1},"o":0}'
     for _ in range(100):
         message, unknown = wire.decode(frame)
-        assert message == Outer([Inner(1)], Inner(2))
+        assert isinstance(message, Outer)
+        assert msgspec.to_builtins(message) == msgspec.to_builtins(Outer([Inner(1)], Inner(2)))
         assert unknown == ["data.n", "x.m", "o"]
     message, unknown = wire.decode(frame)
     assert (message.data[0].a, message.x.a if message.x else 0, unknown) == (1, 2, [])
     for bad in ('{"data":[{"a":"x"}]}', "{}", '{"data":[{"n":1}]}', "{"):
         with pytest.raises(msgspec.MsgspecError):
             wire.decode(bad)
+
+
+class Priced(Struct, forbid_unknown_fields=True):
+    price: msgspec.Raw
+
+
+def test_wire_keeps_the_texts_of_numbers_beside_unknown_keys() -> None:
+    message, unknown = Wire(Priced).decode('{"new":1,"price":0.00005100}')
+    assert (bytes(message.price), unknown) == (b"0.00005100", ["new"])
 
 
 @pytest.mark.parametrize(
