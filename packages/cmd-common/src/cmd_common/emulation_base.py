@@ -80,6 +80,7 @@ class Connection:
         self.opened = now
         self.pinged = now
         self.streams: dict[str, str | None] = {}
+        self.turns: dict[str, int] = {}  # how often a name was subscribed
         self.subscribed = False  # ever
         self.closing = False
         self.incoming: list[int] = []
@@ -145,7 +146,7 @@ class _Waiting(Struct):
     until: int
 
 
-_Texts = list[tuple[Connection, str, str]]  # client, name of its stream, frame
+_Texts = list[tuple[Connection, str, int, str]]  # client, name of its stream, which subscription of it, frame
 
 
 class TimelineEmulator(ABC):
@@ -364,6 +365,7 @@ class TimelineEmulator(ABC):
                 continue
             stream = self.resolve(name, client)
             client.streams[name] = stream
+            client.turns[name] = client.turns.get(name, 0) + 1
             if stream is not None:
                 group = self._subscribers.setdefault(stream, [])
                 group.append((client, name))
@@ -560,7 +562,7 @@ class TimelineEmulator(ABC):
         if copies < 0:
             return
         if cut:
-            texts = [(client, name, text[: max(1, len(text) * cut // 100)]) for client, name, text in texts]
+            texts = [(c, name, turn, text[: max(1, len(text) * cut // 100)]) for c, name, turn, text in texts]
         if swap:
             self._swap.setdefault(item.stream, []).append((item, texts))
             return
@@ -584,15 +586,17 @@ class TimelineEmulator(ABC):
 
     def _texts_of(self, item: Item) -> _Texts:
         encode = self.encode
-        return [(client, name, encode(item, client, name)) for client, name in self._subscribers.get(item.stream, ())]
+        group = self._subscribers.get(item.stream, ())
+        return [(client, name, client.turns[name], encode(item, client, name)) for client, name in group]
 
     def _deliver(self, item: Item, texts: _Texts, out: Poll) -> None:
         stream = item.stream
         if stream not in self._subscribers:
             return
         self.sent[stream] = self.sent.get(stream, 0) + 1
-        for client, name, text in texts:
-            if text and client.streams.get(name) == stream:  # a client can have gone since
+        for client, name, turn, text in texts:
+            # A client can have gone since, or have subscribed anew, with a snapshot that is newer.
+            if text and client.streams.get(name) == stream and client.turns[name] == turn:
                 out.frames.append(Text(client.number, text))
 
     def _due(self, waiting: _Waiting) -> bool:

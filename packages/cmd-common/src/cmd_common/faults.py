@@ -145,7 +145,9 @@ class FaultPlan:
         if stream == self.stream or stream.partition("@")[2].startswith(self.stream):
             return True
         kind, colon, _ = stream.partition(":")  # as cmd_common.venue_world names streams
-        return bool(colon) and (kind.startswith(self.stream) or (kind == "top" and self.stream in ("depth", "book")))
+        if kind in ("depth", "top") and self.stream in ("depth", "book"):
+            return True
+        return bool(colon) and kind.startswith(self.stream)
 
     def take(self) -> bool:
         """Count one matching message and say whether the fault strikes it."""
