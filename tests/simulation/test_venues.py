@@ -1,0 +1,37 @@
+"""Every exchange package against its own emulator over a bad network, for many seeds."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from venue_chaos import Chaos, World
+
+from cmd_common import registry
+
+VENUES = [
+    Chaos("binance-spot"),
+    Chaos("binance-usdm"),
+    Chaos("coinbase", sees=False),
+    Chaos("coinbase-advanced"),
+    Chaos("gemini"),
+    Chaos("gemini", sees=False, options={"api": "v2"}),
+    Chaos("kraken", options={"depth": "10"}),
+    Chaos("kraken", sees=False),  # the checksum covers the best ten levels only
+    Chaos("okx"),
+    Chaos("bybit-spot"),
+    Chaos("bybit-linear"),
+    Chaos("bitstamp", sees=False),
+]
+SEEDS = 12 if os.environ.get("CMD_REQUIRE") == "all" else 4
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(
+    "chaos", VENUES, ids=lambda c: "-".join([c.venue, *c.options.values(), "" if c.sees else "tcp"])
+)
+def test_a_storm_and_then_calm(chaos: Chaos, seed: int) -> None:
+    world = World(registry.exchange(chaos.venue), chaos, seed)
+    world.play()
+    assert sum(world.faults.values()) >= 3, "the storm was no storm"
+    world.check()
