@@ -276,7 +276,7 @@ def test_a_command_may_close_and_a_session_may_end_by_itself() -> None:
 
 @pytest.mark.parametrize("source", [MarketSource("sample"), MarketSource("sample", recordings=("x",), simulate=True)])
 def test_it_must_be_told_one_thing_to_serve(source: MarketSource) -> None:
-    with pytest.raises(UsageError, match="serve|either"):
+    with pytest.raises(UsageError, match=r"serve|either"):
         SampleEmulator(source)
 
 

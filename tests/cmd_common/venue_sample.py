@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -32,7 +32,7 @@ class SampleEmulator(VenueEmulator[Client]):
 
     venue = "sample"
     usual_quote = "USD"
-    pongs = {"ping": "pong"}
+    pongs: ClassVar[Mapping[str, str]] = {"ping": "pong"}
     messages_per_second = 50
     start_delay = 0
 
@@ -213,7 +213,7 @@ class Session:
         frames: list[Any] = []
         until = self.now + int(seconds * SECOND)
         while True:
-            out = self.emulator.poll(self.now, 8)
+            out = self.emulator.poll(self.now, 8 if position is None else 1)
             frames += self._take(out.frames)
             self.responses.update(out.responses)
             if out.finished or (position is not None and self.emulator.world.position >= position):
