@@ -92,6 +92,19 @@ class IdTracker:
         """Whether an id is missing in an open hole. O(open holes)."""
         return any(a <= id_ <= b for hole in self._holes for a, b in hole.missing)
 
+    def missed(self, last: int, ts: int) -> Hole:
+        """Something else says that ids up to ``last``, above the last one, were given by ``ts`` (ns): a hole at the end.
+
+        Its ids are taken when they come late after all, as those of any hole.
+        """
+        if self.last < 0 or last <= self.last:
+            raise ValueError(f"id {last} is not above the last id {self.last}")
+        hole = Hole(self.last + 1, last, self.ts, ts, [(self.last + 1, last)])
+        self._holes = [h for h in self._holes if h.last >= last - self.window][1 - self.limit :]
+        self._holes.append(hole)
+        self.last, self.ts = last, ts
+        return hole
+
     def check(self) -> None:
         """Assert every invariant; for tests."""
         assert len(self._holes) <= self.limit
@@ -99,7 +112,7 @@ class IdTracker:
         for hole in self._holes:
             assert hole.missing
             assert hole.first <= hole.missing[0][0]
-            assert hole.missing[-1][1] <= hole.last < self.last
+            assert hole.missing[-1][1] <= hole.last <= self.last
             for a, b in hole.missing:
                 assert edge < a <= b
                 edge = b
