@@ -70,14 +70,15 @@ class CsvColumn(Struct, frozen=True):
 class Derive(Struct, frozen=True):
     """How a schema column is made from a file column.
 
-    ``copy`` as it is; ``text`` number to text; ``time`` an integer instant whose unit (s, ms, us, ns)
-    follows from its size, to ns; ``time_end`` an inclusive last instant, to ns, plus one unit of the file
-    (so that it is exclusive); ``seconds`` a string column of decimal seconds such as ``1696982287.4922``, to
-    ns exactly; ``interval_end`` an integer instant as in ``time`` plus the length of the candle's
-    interval; ``taker_from_buyer_maker`` true to sell, false to buy; ``side`` text of any case (buy, b,
-    bid; sell, s, ask) to buy or sell, anything else is an error; ``row_id`` the id of rows that have
-    none, ``dump:<ns>:<n>`` from the time column, where ``n`` counts the rows of one instant in the
-    file's order from 0; ``const`` the value itself, None where the schema's column may be null.
+    ``copy`` as it is; ``text`` number to text; ``time`` an integer instant whose unit (s, ms, us, ns) follows
+    from its size, to ns; ``time_end`` an inclusive last instant, to ns, plus one unit of the file (so that it
+    is exclusive); ``seconds`` a string column of decimal seconds such as ``1696982287.4922``, to ns exactly,
+    cut off to a multiple of ``value`` ns where it is given; ``interval_end`` an integer instant as in
+    ``time`` plus the length of the candle's interval; ``taker_from_buyer_maker`` true to sell, false to buy;
+    ``side`` text of any case (buy, b, bid; sell, s, ask) to buy or sell, anything else is an error;
+    ``row_id`` the id of rows that have none, ``dump:<ns>:<n>`` from the time column, where ``n`` counts the
+    rows of one instant in the file's order from 0; ``const`` the value itself, None where the schema's column
+    may be null.
     """
 
     target: str
