@@ -8,17 +8,15 @@ dictionaries in one frame, the checksum in the last. docs/exchanges/kraken.md#v1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf, nan
 from typing import Any, Final
 
 import msgspec
 
-from cmd_common.exchange import Endpoints
-from cmd_common.feed import Output, Subscription
+from cmd_common.feed import Output
 from cmd_common.feed_base import inexact_flag
 from cmd_common.feed_state import Stream, SymbolState
-from cmd_common.instruments import Instrument
 from cmd_common.records import TS_FROM_RECV, Candle, Side
 
 from ._text import seconds_to_ns
@@ -26,7 +24,7 @@ from .feed import KrakenFeedBase
 from .instruments import MINUTES, VENUE, native_symbol, v1_pair
 from .sync import Level, level
 
-__all__ = ["KrakenV1Feed"]
+__all__ = ["KrakenV1Feed", "trade_names"]
 
 _MINUTE: Final = 60_000_000_000
 _SYMBOLS_A_FRAME: Final = 100
@@ -39,27 +37,10 @@ _SIDES: Final[dict[str, Side]] = {"b": "buy", "s": "sell"}  # the taker's
 class KrakenV1Feed(KrakenFeedBase):
     """One connection of API v1; see ``cmd_common.feed.Feed`` and ``KrakenFeedBase``.
 
-    Trades have no ids: theirs are made of their time and their number within it.
+    Trades have no ids: theirs are made of what they say, see ``trade_names``.
     """
 
     numbered = False
-
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        subscription: Subscription,
-        types: Sequence[str],
-        symbols: Sequence[str],
-        instruments: Mapping[str, Instrument],
-        endpoints: Endpoints,
-    ) -> None:
-        self._last_trade: dict[str, tuple[int, int]] = {}  # by symbol: time, and how many of it came before
-        super().__init__(name, url, subscription, types, symbols, instruments, endpoints)
-
-    def _on_connected(self, now: int, out: Output) -> None:
-        super()._on_connected(now, out)
-        self._last_trade.clear()
 
     def _ping_frame(self) -> str:
         return '{"event":"ping"}'
@@ -191,16 +172,10 @@ class KrakenV1Feed(KrakenFeedBase):
         # The backlog of a subscription is its first message; before anything was heard it only tells the place.
         backlog = not s.heard and len(rows) > 1
         fresh = backlog and not s.ts and len(rows) >= 50
-        if backlog:
-            self._last_trade.pop(s.symbol, None)
-        for row in rows:
+        for row, id_ in zip(rows, trade_names(rows), strict=True):
             price, quantity = _positive(row[0]), _positive(row[1])
             ts = seconds_to_ns(row[2])
             side = _SIDES[row[3]]
-            last, count = self._last_trade.get(s.symbol, (0, 0))
-            count = count + 1 if last == ts else 0
-            self._last_trade[s.symbol] = ts, count
-            id_ = f"v1:{ts}:{count}"
             if fresh:
                 self._first_trade(s, None, id_, ts, now)
             else:
@@ -243,6 +218,20 @@ class KrakenV1Feed(KrakenFeedBase):
             inexact_flag(*data[2:6], data[7]),
         )
         self._candle_row(s, candle, now, out)
+
+
+def trade_names(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Make ids of v1 trades: time, price, quantity, side, and a number for the repeats within one frame.
+
+    The same trades get the same ids when they are sent again, as in the backlog after a reconnect.
+    """
+    counts: dict[str, int] = {}
+    names = []
+    for row in rows:
+        name = f"v1:{row[2]}:{row[0]}:{row[1]}:{row[3]}"
+        count = counts[name] = counts.get(name, -1) + 1
+        names.append(f"{name}:{count}" if count else name)
+    return names
 
 
 def _number(text: str) -> float:
