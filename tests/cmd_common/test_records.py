@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmd_common import records
-from cmd_common.records import RECORD_TYPES, TABLE_OF, BookDelta, Record, Trade, full_name, levels, pack_levels
+from cmd_common.records import (
+    RECORD_TYPES,
+    TABLE_OF,
+    BookDelta,
+    Record,
+    Trade,
+    full_name,
+    levels,
+    pack_levels,
+    venue_levels,
+)
 
 TRADE = Trade(1_723_161_253_000_000_001, 2, "binance-spot", "BTCUSDT", "7", 7, 61_000.1, 0.5, "buy")
 
@@ -65,7 +75,16 @@ def test_packed_sides_give_the_same_levels_back(pairs: list[tuple[float, float]]
     assert side == struct.pack(f"<{2 * len(pairs)}d", *(x for pair in pairs for x in pair))
 
 
+@given(st.lists(st.tuples(NUMBER, NUMBER, st.integers(0, 2**20))))
+def test_a_packed_side_over_venues_gives_the_same_levels_back(triples: list[tuple[float, float, int]]) -> None:
+    side = struct.pack(f"<{3 * len(triples)}d", *(float(x) for triple in triples for x in triple))
+    assert list(venue_levels(side)) == triples
+    assert list(venue_levels(memoryview(side))) == triples
+
+
 def test_a_torn_side_is_refused() -> None:
+    with pytest.raises(struct.error):
+        list(venue_levels(struct.pack("<4d", 1.0, 2.0, 0.0, 3.0)))
     with pytest.raises(struct.error):
         list(levels(pack_levels([(1.0, 2.0)])[:-1]))
 

@@ -12,7 +12,15 @@ from cmd_common.errors import StoreError, UnknownNameError
 from cmd_common.schema import SCHEMA, TABLES, check_columns, markdown, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "schema.md"
-PYTHON = {"int64": int, "int32": int, "float64": float, "string": str, "bool": bool, "levels": bytes}
+PYTHON = {
+    "int64": int,
+    "int32": int,
+    "float64": float,
+    "string": str,
+    "bool": bool,
+    "levels": bytes,
+    "venue_levels": bytes,
+}
 
 
 def test_the_published_document_is_the_schema() -> None:

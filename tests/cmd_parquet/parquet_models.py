@@ -75,7 +75,7 @@ def one_of_each(i: int = 0) -> list[Record]:
         candle(i),
         BookSnapshot(ts, ts + 1, VENUE, s, 7, 9 + i, 3, 2, side, side[:16]),
         BookDelta(ts, ts + 1, VENUE, s, 7, 10 + i, 9 + i, b"", side),
-        AggregatedBook(ts, ts + 1, "BTC-USDT", i, "a,b", "c=STALE", triples, b""),
+        AggregatedBook(ts, ts + 1, "BTC-USDT", i, "a:X,b:Y", "c:Z=stale", triples, b"", 10**15 + i if i % 2 == 0 else None),
         FeedStatus(ts, ts + 1, VENUE, "", "book", "c-1", "LIVE", "é ✓"),
         Gap(ts, ts + 5, VENUE, s, "book_deltas", "sequence", "lost", None, None),
         InstrumentRecord(

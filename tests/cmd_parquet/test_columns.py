@@ -9,7 +9,7 @@ from parquet_models import T0, VENUE, one_of_each, to_batches, trade
 
 from cmd_common.errors import StoreError
 from cmd_common.records import RECORD_TYPES, TABLE_OF, BookDelta, Trade, pack_levels
-from cmd_common.schema import SCHEMA
+from cmd_common.schema import LEVEL_WIDTH, SCHEMA
 from cmd_parquet.columns import (
     arrow_schema,
     check_batch,
@@ -35,7 +35,7 @@ def test_arrow_schema_has_the_columns_of_the_schema_module() -> None:
         for column in table.columns:
             field = schema.field(column.name)
             assert field.nullable == column.nullable
-            if column.type == "levels":
+            if column.type in LEVEL_WIDTH:
                 assert field.type.value_type == pa.float64()
             else:
                 assert field.type == types[column.type]

@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .aggregate import AggregatedOrderBook as AggregatedOrderBook
     from .builder import OrderBookBuilder as OrderBookBuilder
     from .candles import CandleBuilder as CandleBuilder
     from .errors import CmdError as CmdError
+    from .following import BookFollower as BookFollower
     from .instruments import Instrument as Instrument
     from .instruments import ReferenceData as ReferenceData
     from .io import IReader as IReader
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AggregatedOrderBook": "aggregate",
+    "BookFollower": "following",
     "BookState": "sequence",
     "CandleBuilder": "candles",
     "CmdError": "errors",
@@ -42,6 +46,8 @@ _HOME = {
 }
 
 __all__ = [
+    "AggregatedOrderBook",
+    "BookFollower",
     "BookState",
     "CandleBuilder",
     "CmdError",

@@ -27,13 +27,14 @@ class MultiSymbolOrderBook(Mapping[str, OrderBook]):
     ``by_id`` is one list access. An id that was freed is given out again only when asked for by name.
     """
 
-    __slots__ = ("_by_id", "_by_name", "_by_symbol", "_ids")
+    __slots__ = ("_by_id", "_by_name", "_by_symbol", "_ids", "version")
 
     def __init__(self) -> None:
         self._by_name: dict[str, OrderBook] = {}
         self._by_symbol: dict[str, list[str]] = {}  # bare symbol -> full names
         self._by_id: list[OrderBook | None] = []
         self._ids: dict[str, int] = {}
+        self.version = 0  # counts additions and removals, for those who follow them
 
     def add(
         self,
@@ -67,6 +68,7 @@ class MultiSymbolOrderBook(Mapping[str, OrderBook]):
         self._ids[name] = instrument_id
         self._by_name[name] = book
         self._by_symbol.setdefault(symbol, []).append(name)
+        self.version += 1
         return book
 
     def remove(self, name: str) -> OrderBook:
@@ -78,6 +80,7 @@ class MultiSymbolOrderBook(Mapping[str, OrderBook]):
         self._by_symbol[symbol].remove(name)
         if not self._by_symbol[symbol]:
             del self._by_symbol[symbol]
+        self.version += 1
         return book
 
     def resolve(self, name: str) -> str:

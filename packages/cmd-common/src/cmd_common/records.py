@@ -20,6 +20,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 __all__ = [
+    "CROSSED",
     "INEXACT",
     "LAST_IN_EVENT",
     "RECORD_TYPES",
@@ -43,6 +44,7 @@ __all__ = [
     "full_name",
     "levels",
     "pack_levels",
+    "venue_levels",
 ]
 
 Side = Literal["buy", "sell", "unknown"]
@@ -54,6 +56,7 @@ INEXACT: Final = 2  # a number had more digits than float64 keeps; the text is i
 SNAPSHOT: Final = 4  # part of a full book, not a change
 LAST_IN_EVENT: Final = 8  # last record of one exchange message
 REST: Final = 16  # fetched by request, not pushed
+CROSSED: Final = 32  # best bid at or above best ask, in a book merged over venues
 
 
 class Trade(Struct, frozen=True, tag="trade", gc=False):
@@ -166,17 +169,22 @@ class BookDelta(Struct, frozen=True, tag="book_delta", gc=False):
 
 
 class AggregatedBook(Struct, frozen=True, tag="aggregated_book", gc=False):
-    """One instrument's book over several venues, top levels, as of ``ts_event``."""
+    """One instrument's book over several venues, top levels.
+
+    ``ts_event`` is the newest exchange time among the books that are in it. A level at which two venues
+    offer is two triples of one price, venue by venue; ``venue_levels`` unpacks a side.
+    """
 
     ts_event: int
     ts_recv: int
     instrument: str  # unified name, BTC-USDT
-    seq: int
-    venues: str  # comma list of the venues that are in the book
-    excluded: str  # comma list ``venue=reason`` of those that are not
-    bids: bytes  # packed triples: price, quantity, index into ``venues``
+    seq: int  # 0; counts on where several rows have one ts_event
+    venues: str  # comma list ``venue:symbol`` of the books that are in it
+    excluded: str  # comma list ``venue:symbol=reason`` of those that are not
+    bids: bytes  # packed triples: price, base quantity, index into ``venues``; best price first
     asks: bytes
-    flags: int = 0
+    crossed_for: int | None = None  # ns since it has been crossed or locked; None: it is not
+    flags: int = SNAPSHOT
 
 
 class FeedStatus(Struct, frozen=True, tag="feed_status", gc=False):
@@ -254,6 +262,7 @@ RECORD_TYPES: Final[dict[str, type[Struct]]] = {table: cls for cls, table in TAB
 
 _BIG_ENDIAN: Final = sys.byteorder == "big"
 _PAIR: Final = struct.Struct("<dd")
+_TRIPLE: Final = struct.Struct("<ddd")
 
 
 def pack_levels(pairs: Iterable[tuple[float, float]]) -> bytes:
@@ -270,6 +279,12 @@ def pack_levels(pairs: Iterable[tuple[float, float]]) -> bytes:
 def levels(side: bytes | memoryview) -> Iterator[tuple[float, float]]:
     """Yield the ``(price, quantity)`` pairs of a packed side, in stored order."""
     return _PAIR.iter_unpack(side)
+
+
+def venue_levels(side: bytes | memoryview) -> Iterator[tuple[float, float, int]]:
+    """Yield ``(price, quantity, index into venues)`` of a packed side of an AggregatedBook, in stored order."""
+    for price, quantity, venue in _TRIPLE.iter_unpack(side):
+        yield price, quantity, int(venue)
 
 
 def full_name(venue: str, symbol: str) -> str:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from .records import RECORD_TYPES
 
 __all__ = [
+    "LEVEL_WIDTH",
     "SCHEMA",
     "SCHEMA_VERSION",
     "TABLES",
@@ -27,8 +28,12 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 1
 
-ColumnType = Literal["int64", "int32", "float64", "string", "bool", "levels"]
-"""``levels`` is a list of float64, price and quantity alternating, best level first."""
+ColumnType = Literal["int64", "int32", "float64", "string", "bool", "levels", "venue_levels"]
+"""``levels`` is a list of float64, price and quantity alternating, best level first. ``venue_levels`` is one too, but of
+triples: price, quantity and the index of a book in column ``venues``.
+"""
+LEVEL_WIDTH: Final[dict[str, int]] = {"levels": 2, "venue_levels": 3}
+"""How many float64 one level has, by the column types that are lists of levels."""
 
 
 class Column(Struct, frozen=True):
@@ -72,7 +77,7 @@ _SYMBOL = _c("symbol", "string", doc="the exchange's own name, upper case")
 _FLAGS = _c(
     "flags",
     "int32",
-    doc="bits: 1 time from receive clock, 2 inexact number, 4 snapshot, 8 last in event, 16 by REST",
+    doc="bits: 1 time from receive clock, 2 inexact number, 4 snapshot, 8 last in event, 16 by REST, 32 crossed",
 )
 _PRICE = _c("price", "float64", "quote asset")
 _QUANTITY = _c("quantity", "float64", "base asset, or contracts where the instrument has a contract size")
@@ -195,19 +200,20 @@ SCHEMA: Final[dict[str, Table]] = {
         Table(
             "aggregated_books",
             (
-                _TS_EVENT,
+                _c("ts_event", "int64", "ns", "newest exchange time among the books in it, UTC; flag 1: our clock"),
                 _TS_RECV,
                 _c("instrument", "string", doc="unified name, such as BTC-USDT"),
-                _SEQ,
-                _c("venues", "string", doc="comma list of the venues in the book"),
-                _c("excluded", "string", doc="comma list venue=reason of those left out"),
-                _c("bids", "levels", doc="price, quantity, index into venues; highest price first"),
-                _c("asks", "levels", doc="price, quantity, index into venues; lowest price first"),
+                _c("seq", "int64", "", "0; counts on where several rows have one ts_event"),
+                _c("venues", "string", doc="comma list venue:symbol of the books in it"),
+                _c("excluded", "string", doc="comma list venue:symbol=reason of the books left out"),
+                _c("bids", "venue_levels", doc="price, base quantity, index into venues (from 0); highest price first"),
+                _c("asks", "venue_levels", doc="price, base quantity, index into venues (from 0); lowest price first"),
+                _c("crossed_for", "int64", "ns", "how long it has been crossed or locked; null: it is not", null=True),
                 _FLAGS,
             ),
             ("ts_event", "instrument", "seq"),
             "ts_event",
-            "Order books merged over venues.",
+            "Order books merged over venues: a price at which two venues offer is two levels, one a venue.",
         ),
         Table(
             "feed_status",
@@ -318,6 +324,7 @@ def markdown() -> str:
         "",
         "Every store, SQL query and Arrow batch uses these names, types and units. Times are int64 nanoseconds since",
         "1970-01-01T00:00:00Z. `levels` is a list of float64: price and quantity alternate, the best level first.",
+        "`venue_levels` is a list of float64 as well, but of triples: price, quantity and the index of the book in `venues`.",
         "Rows with the same key are one row: writing them again, live or from an archive, changes nothing.",
         "",
     ]

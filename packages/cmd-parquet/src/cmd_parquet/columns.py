@@ -12,7 +12,7 @@ import msgspec
 
 from cmd_common.errors import StoreError
 from cmd_common.records import RECORD_TYPES, Record
-from cmd_common.schema import SCHEMA_VERSION, Column
+from cmd_common.schema import LEVEL_WIDTH, SCHEMA_VERSION, Column
 from cmd_common.schema import table as table_of
 
 from .lazy import compute
@@ -30,7 +30,7 @@ __all__ = [
     "row_decoder",
     "row_getter",
     "rows_to_arrow",
-    "side_width",
+    "side_columns",
     "to_records",
 ]
 
@@ -46,6 +46,7 @@ _PYTHON: Final[dict[str, Any]] = {
     "string": str,
     "bool": bool,
     "levels": bytes,
+    "venue_levels": bytes,
 }
 
 
@@ -58,7 +59,7 @@ def _arrow_type(column: Column) -> pa.DataType:
         "float64": pa.float64,
         "string": pa.string,
         "bool": pa.bool_,
-        "levels": lambda: pa.list_(pa.field("element", pa.float64(), nullable=True)),
+        **dict.fromkeys(LEVEL_WIDTH, lambda: pa.list_(pa.field("element", pa.float64(), nullable=True))),
     }
     return types[column.type]()
 
@@ -88,9 +89,11 @@ def file_schema(name: str) -> pa.Schema:
     return pa.schema([f.with_nullable(True) for f in fields], {"cmd.table": name, "cmd.schema": str(SCHEMA_VERSION)})
 
 
-def side_width(name: str) -> int:
-    """Bytes of one level of a packed side: price and quantity, and the venue in aggregated books."""
-    return 24 if name == "aggregated_books" else 16
+@cache
+def side_columns(name: str) -> tuple[tuple[int, str, int], ...]:
+    """Position, name and bytes a level of the columns that hold packed sides of a book."""
+    columns = enumerate(table_of(name).columns)
+    return tuple((i, c.name, 8 * LEVEL_WIDTH[c.type]) for i, c in columns if c.type in LEVEL_WIDTH)
 
 
 @cache
@@ -132,7 +135,7 @@ def rows_to_arrow(name: str, rows: Sequence[tuple[Any, ...]], orders: Sequence[i
     arrays: list[Array] = []
     columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(table_of(name).columns)
     for column, values in zip(table_of(name).columns, columns, strict=True):
-        if column.type == "levels":
+        if column.type in LEVEL_WIDTH:
             arrays.append(_levels(values))
         elif column.name == "ts_recv":
             arrays.append(pa.array([v or None for v in values], pa.int64()))
@@ -162,7 +165,7 @@ def to_records(name: str, batch: pa.RecordBatch | pa.Table) -> Iterator[Record]:
         chunks = data.chunks if hasattr(data, "chunks") else [data]
         values: list[Any] = []
         for chunk in chunks:
-            values += _sides(chunk) if column.type == "levels" else chunk.to_pylist()
+            values += _sides(chunk) if column.type in LEVEL_WIDTH else chunk.to_pylist()
         if column.name == "ts_recv":
             values = [v or 0 for v in values]
         columns.append(values)
@@ -232,8 +235,8 @@ def check_batch(name: str, batch: pa.RecordBatch | pa.Table) -> pa.Table:
             data = data.cast(field.type)
         if data.null_count and not column.nullable:
             raise StoreError(f"column {field.name} of a batch for table {name} holds nulls")
-        if column.type == "levels" and len(data):
-            width = side_width(name) // 8
+        if column.type in LEVEL_WIDTH and len(data):
+            width = LEVEL_WIDTH[column.type]
             lengths = pc.list_value_length(data).unique().to_pylist()
             if any(n % width for n in lengths) or _null_levels(data):
                 raise StoreError(f"column {field.name} of a batch for table {name} has a side that is not whole levels")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from cmd_common.errors import StoreError
+from cmd_common.schema import LEVEL_WIDTH
 from cmd_common.schema import table as table_of
 from cmd_common.seams import Disk
 
@@ -79,7 +80,7 @@ class ParquetFileWriter:
             compression="zstd",
             use_dictionary=cast("Any", words),
             column_encoding=ints,
-            write_statistics=[c.name for c in columns if c.type != "levels"],
+            write_statistics=[c.name for c in columns if c.type not in LEVEL_WIDTH],
             write_page_checksum=True,
             sorting_columns=sorting,
         )

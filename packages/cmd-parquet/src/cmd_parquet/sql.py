@@ -187,6 +187,7 @@ _SQL_TYPES: Final = {
     "string": "VARCHAR",
     "bool": "BOOLEAN",
     "levels": "DOUBLE[]",
+    "venue_levels": "DOUBLE[]",
 }
 
 

@@ -29,7 +29,7 @@ from cmd_common.records import TABLE_OF, Record
 from cmd_common.schema import table as table_of
 from cmd_common.seams import Clock, Disk, OsDisk, SystemClock
 
-from .columns import ORDER, check_batch, check_schema, row_getter, rows_to_arrow, side_width
+from .columns import ORDER, check_batch, check_schema, row_getter, rows_to_arrow, side_columns
 from .compaction import Compactor
 from .deletion import Deletion, rewrite
 from .files import FileEntry
@@ -137,8 +137,8 @@ class ParquetWriter:
         payloads = []
         first = max(self._clock.now(), self._order)
         for name, rows in by_table.items():
-            if name in ("book_snapshots", "book_deltas", "aggregated_books"):
-                _check_sides(name, rows)
+            if sides := side_columns(name):
+                _check_sides(name, sides, rows)
             for start in range(0, len(rows), _FRAME_ROWS):
                 part = rows[start : start + _FRAME_ROWS]
                 payloads.append(encode_rows(self._stamp(len(part)), name, part))
@@ -621,11 +621,8 @@ def _import_stream(batch: ArrowBatch) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(single.schema, [single])
 
 
-def _check_sides(name: str, rows: list[tuple[Any, ...]]) -> None:
-    names = table_of(name).names
-    width = side_width(name)
-    for side in ("bids", "asks"):
-        i = names.index(side)
+def _check_sides(name: str, sides: Sequence[tuple[int, str, int]], rows: list[tuple[Any, ...]]) -> None:
+    for i, side, width in sides:
         for row in rows:
             if not isinstance(row[i], bytes | bytearray | memoryview) or len(row[i]) % width:
                 raise StoreError(
