@@ -46,6 +46,15 @@ _PING_AGAIN: Final = 5 * _SECOND
 _HOUR: Final = 3600 * _SECOND
 _REQUESTS: Final = 460  # of 480 subscriptions and the like in an hour a connection
 _INTERVAL_OF: Final = {f"candle{bar}": interval for interval, bar in BARS.items()}
+_TYPE_OF: Final = {
+    "books": "book",
+    "books-l2-tbt": "book",
+    "books50-l2-tbt": "book",
+    "trades": "trades",
+    "trades-all": "trades",
+    "bbo-tbt": "quotes",
+    "tickers": "quotes",
+}  # channels that carry the same; books5 does not, it is not a book but its top
 _NAMED: Final = re.compile(r"channel:\s*([\w.-]{1,40})\s*,(?:\s*\w{1,20}:[^,]{0,60},)*?\s*instId:\s*([^\s,\"}]{1,80})")
 _PASSING: Final = frozenset(("50001", "50004", "50011", "50013", "50026", "60014", "60023", "63999", "64000"))
 _INTERLEAVED: Final = 1000  # ids behind the newest at which a message may be spanned by another one
@@ -99,11 +108,14 @@ class OkxFeed(FeedBase):
         self._pinged = 0
         self._requests: deque[int] = deque()  # times of subscription frames on this connection
         self._checksums = Checksums()
+        self._direct: set[str] = set()  # streams whose own channel was heard
         super().__init__(VENUE, name, url, subscription, types, symbols, instruments, endpoints)
         books, trades, tickers = Wire(wire.BookFrame), Wire(wire.TradeFrame), Wire(wire.TickerFrame)
         candles = Wire(wire.CandleFrame)
         self._wires: dict[str, tuple[Wire[Any], Any]] = {
             "books": (books, self._on_books),
+            "books-l2-tbt": (books, self._on_books),
+            "books50-l2-tbt": (books, self._on_books),
             "books5": (books, self._on_partial),
             "bbo-tbt": (books, self._on_bbo),
             "trades": (trades, self._on_trades),
@@ -185,8 +197,7 @@ class OkxFeed(FeedBase):
             self._unknown_event(channel or _kind_of(outer), now, out)
             return
         decoder, handler = known
-        symbol = _between(text, '"instId":"')
-        stream = self._streams.get(f"{channel}:{symbol}")
+        stream = self._find(channel, _between(text, '"instId":"'))
         if stream is None:
             self._decode(decoder, channel, frame, now, out)  # damage is told before anything else
             self.counters.skipped += 1
@@ -200,6 +211,21 @@ class OkxFeed(FeedBase):
             why = " ".join(f"{channel}: {error}".split())[:200]
             # Nothing was heard of this stream yet: then only the frame's time bounds what was lost.
             self._malformed(text, why, now, out, stream if stream.ts else None)
+
+    def _find(self, channel: str, symbol: str) -> Stream | None:
+        """Return the stream that a channel feeds: its own, or the one of the same type as long as that is silent.
+
+        So recordings of another channel of the same type (``tickers`` for ``bbo-tbt``) read the same.
+        """
+        name = f"{channel}:{symbol}"
+        stream = self._streams.get(name)
+        if stream is not None:
+            self._direct.add(name)
+            return stream
+        st = self._symbols.get(symbol) if self._depth is None or _TYPE_OF.get(channel) != "book" else None
+        type_, interval = _TYPE_OF.get(channel, ""), _INTERVAL_OF.get(channel, "")
+        stream = st.stream_of("candles" if interval else type_, interval) if st is not None else None
+        return None if stream is None or stream.name in self._direct else stream
 
     def _control(self, text: str, now: int, out: Output) -> None:
         """Take a reply, a notice or a heartbeat."""
@@ -247,8 +273,6 @@ class OkxFeed(FeedBase):
     def _on_books(self, s: Stream, message: wire.BookFrame, text: str, now: int, out: Output) -> None:
         st = self._symbols[s.symbol]
         for d in message.data:
-            if d.seqId is None:
-                raise ValueError("a book message without seqId")
             bids, asks = wire.pairs(d.bids), wire.pairs(d.asks)
             ts = wire.to_ns(d.ts)
             if message.action == "snapshot":
@@ -257,8 +281,10 @@ class OkxFeed(FeedBase):
                 continue
             if message.action != "update":
                 raise ValueError(f"a book message with action {message.action!r}")
-            if d.prevSeqId is None:
-                raise ValueError("an update without prevSeqId")
+            if d.seqId is None or d.prevSeqId is None:
+                # Traffic of 2022: no ids, so messages are counted here and only the checksum shows a loss.
+                self._own_delta(st, bids, asks, ts, now, out, self._checksums.update(s.symbol, d.checksum, text))
+                continue
             if d.seqId == d.prevSeqId and not bids and not asks and self._is_at(st, d.seqId):
                 self._hear(s, ts, now, out)  # a keepalive says that nothing happened
                 self.counters.skipped += 1

@@ -34,9 +34,11 @@ class ChainRule:
 
     def next(self, book_id: int, first: int, last: int, prev: int | None) -> Verdict:
         """Judge a delta against a book that ends at ``book_id``."""
+        if prev is None:  # traffic of 2022 has no ids, the feed counts
+            return Verdict.APPLY if last > book_id else Verdict.DROP
         if prev == book_id:
             return Verdict.APPLY  # also a reset, which continues the chain at a smaller id
-        if prev is not None and prev < last <= book_id:
+        if prev < last <= book_id:
             return Verdict.DROP  # an old message again; a reset has last < prev and falls through
         return Verdict.GAP
 
