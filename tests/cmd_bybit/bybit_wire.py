@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from math import nan
 from typing import Any
 from uuid import UUID
 
 from cmd_bybit import LINEAR, SPOT, BybitExchange
-from cmd_common.records import BookDelta, BookSnapshot, Candle, Quote, Record, Trade, pack_levels
+from cmd_common.records import BookSnapshot, Quote, Record, Trade, pack_levels
 from cmd_common.testing.harness import ConformanceCase, ParserCase
 
 NOW = 1_767_225_600_000_000_000
@@ -81,6 +80,13 @@ def ack(text: str, *, spot: bool, why: str = "") -> list[str]:
     return [dumps({**head, "req_id": frame.get("req_id", ""), "op": frame["op"]})]
 
 
+def seeds(text: str) -> list[str]:
+    """The symbols whose book a frame of ours subscribes."""
+    frame = json.loads(text)
+    topics = frame["args"] if frame["op"] == "subscribe" else []
+    return [topic.split(".", 2)[2] for topic in topics if topic.startswith("orderbook.1000.")]
+
+
 def case(exchange: BybitExchange) -> ConformanceCase:
     venue = exchange.venue
     spot = exchange is SPOT
@@ -101,7 +107,7 @@ def case(exchange: BybitExchange) -> ConformanceCase:
         sides: tuple[dict[str, str], dict[str, str]] = ({"99.00": "5.000"}, {"101.00": "5.000"})
         for k in range(1, n + 1):
             for side, levels in zip(sides, changes(k), strict=True):
-                side.update({p: q for p, q in levels})
+                side.update(dict(levels))  # type: ignore[arg-type]
         bids = sorted(([p, q] for p, q in sides[0].items() if float(q)), key=lambda x: -float(x[0]))
         asks = sorted(([p, q] for p, q in sides[1].items() if float(q)), key=lambda x: float(x[0]))
         return book(symbol, "snapshot", start[symbol] + n, bids, asks, ts=MS + n)
@@ -114,7 +120,7 @@ def case(exchange: BybitExchange) -> ConformanceCase:
         return trades(symbol, trade_row(symbol, name(n), side, "100.25", "0.500", MS + n))
 
     def seq(n: int) -> int | None:
-        return None  # 19 digits may not fit 64 bits
+        return int(name(n)) if spot else None
 
     def with_unknown_field(text: str) -> str:
         outer = json.loads(text)
@@ -122,47 +128,21 @@ def case(exchange: BybitExchange) -> ConformanceCase:
         inner["newKey"] = {"nested": [1, "x"]}
         return dumps(outer)
 
-    def candle(state: str, at: int) -> Candle:
-        return Candle(
-            1_767_225_540_000_000_000, NOW, ns(at), NOW, venue, a, "1m", "exchange", state, 100.0, 102.0, 99.0, 101.5,  # type: ignore[arg-type]
-            12.5, 1250.25, -1, nan, nan,
-        )  # fmt: skip
-
     bids, asks = [(99.0, 5.0)], [(101.0, 5.0)]
     first = book(a, "snapshot", 77, [["99.00", "5"]], [["101.00", "5"]], depth=1, ts=MS + 2)
     parsers: list[tuple[str, str, tuple[Record, ...]]] = [
         ("buy", trade(a, 1), (Trade(ns(1), NOW, venue, a, name(1), seq(1), 100.25, 0.5, "buy"),)),
         ("sell", trade(b, 2), (Trade(ns(2), NOW, venue, b, name(2), seq(2), 100.25, 0.5, "sell"),)),
         ("quote", first, (Quote(ns(2), NOW, venue, a, 77, 99.0, 5.0, 101.0, 5.0),)),
-        ("open candle", kline(a, "1", 1_767_225_540_000, confirm=False, ts=MS + 3), (candle("provisional", 3),)),
-        ("closed candle", kline(a, "1", 1_767_225_540_000, confirm=True, ts=MS + 4), (candle("final", 4),)),
         (
             "book",
             snapshot(a, 0),
-            (
-                BookSnapshot(
-                    ns(0), NOW, venue, a, start[a], start[a], 1, 1, pack_levels(bids), pack_levels(asks)
-                ),
-            ),
+            (BookSnapshot(ns(0), NOW, venue, a, start[a], start[a], 1, 1, pack_levels(bids), pack_levels(asks)),),
         ),
     ]
     unified = {"BTCUSDT": "BTC-USDT", "ETHBTC": "ETH-BTC"}
     if not spot:
         unified = {"BTCUSDT": "BTC-USDT-PERP", "BTCPERP": "BTC-USDC-PERP", "ETHUSDT-26DEC26": "ETH-USDT-20261226"}
-    sent: set[str] = set()
-
-    def answer(text: str) -> list[str]:
-        """Confirm, and send the snapshot of each book as it was at the beginning."""
-        replies = ack(text, spot=spot)
-        frame = json.loads(text)
-        if frame["op"] == "subscribe":
-            for topic in frame["args"]:
-                kind, _, rest = topic.partition(".")
-                if kind == "orderbook" and rest.startswith("1000."):
-                    replies.append(snapshot(rest[5:], 0))
-        sent.add(text)
-        return replies
-
     return ConformanceCase(
         exchange=exchange,
         now=NOW,
@@ -170,7 +150,7 @@ def case(exchange: BybitExchange) -> ConformanceCase:
         unified=unified,
         symbols=(a, b),
         parsers=tuple(ParserCase(*p) for p in parsers),
-        answer=answer,
+        answer=lambda text: ack(text, spot=spot),
         refusal=lambda text: ack(text, spot=spot, why="Params Error"),
         depth=depth,
         snapshot=snapshot,
@@ -179,9 +159,9 @@ def case(exchange: BybitExchange) -> ConformanceCase:
         with_unknown_field=with_unknown_field,
         unknown_event=dumps({"topic": f"novelty.{a}", "ts": MS, "data": {"x": 1}}),
         snapshot_in_stream=True,
+        seeds=seeds,
         trade_ids=False,
     )
 
 
 CASES = {exchange.venue: case(exchange) for exchange in (SPOT, LINEAR)}
-__all__ = ["BookDelta", "CASES", "MS", "NOW", "SECOND", "SYMBOLS"]

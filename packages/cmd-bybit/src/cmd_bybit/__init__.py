@@ -127,8 +127,8 @@ class BybitExchange:
         return emulator
 
     def recording_urls(self) -> Sequence[str]:
-        """Host parts that mark this market's traffic in a recording."""
-        return (f"bybit.com/v5/public/{self.market.category}", f"category={self.market.category}")
+        """The path of the market's streams: hosts and REST paths are the same for all markets."""
+        return (f"stream.bybit.com/v5/public/{self.market.category}",)
 
 
 SPOT: Final = BybitExchange(_markets.SPOT)

@@ -155,7 +155,7 @@ class BybitArchive(ArchiveSource):
         if table != "trades":
             raise UsageError(f"{self._market.venue} publishes no files of {table}")
         spot = self._market.category == "spot"
-        columns = _SPOT if spot else _LINEAR
+        columns: tuple[CsvColumn, ...] = _SPOT if spot else _LINEAR
         if header is not None:
             by_name = {c.name.lower(): c for c in columns}
             names = [cell.strip().lower() for cell in header]

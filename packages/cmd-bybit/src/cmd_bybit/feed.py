@@ -232,7 +232,7 @@ class BybitFeed(FeedBase):
             if not price or not row.i:
                 raise ValueError("a trade without price or id")
             side = _SIDES.get(row.S, "unknown")
-            seq = int(row.i) if row.i.isascii() and row.i.isdigit() and len(row.i) < 19 else None
+            seq = int(row.i) if row.i.isascii() and row.i.isdigit() and len(row.i) < 20 else None
             flags = inexact_flag(row.p, row.v)
             self._trade(stream, seq, row.i, price, quantity, side, row.T * _MS, now, out, flags)
 
@@ -245,22 +245,26 @@ class BybitFeed(FeedBase):
             if row.interval != INTERVALS[interval]:
                 raise ValueError(f"topic {message.topic} brings interval {row.interval[:10]!r}")
             open_time = row.start * _MS
-            numbers = (row.open, row.high, row.low, row.close, row.volume, row.turnover)
             candle = Candle(
-                open_time,
-                interval_end(open_time, interval),
-                message.ts * _MS,
-                now,
-                self.venue,
-                stream.symbol,
-                interval,
-                "exchange",
-                "final" if row.confirm else "provisional",
-                *(positive(text) for text in numbers),
+                open_time=open_time,
+                close_time=interval_end(open_time, interval),
+                ts_event=message.ts * _MS,
+                ts_recv=now,
+                venue=self.venue,
+                symbol=stream.symbol,
+                interval=interval,
+                source="exchange",
+                state="final" if row.confirm else "provisional",
+                open=positive(row.open),
+                high=positive(row.high),
+                low=positive(row.low),
+                close=positive(row.close),
+                volume=positive(row.volume),
+                quote_volume=positive(row.turnover),
                 trades=-1,  # the exchange counts neither trades nor takers' volume
                 taker_buy_volume=nan,
                 taker_buy_quote_volume=nan,
-                flags=inexact_flag(*numbers),
+                flags=inexact_flag(row.open, row.high, row.low, row.close, row.volume, row.turnover),
             )
             self._candle(stream, candle, now, out)
 

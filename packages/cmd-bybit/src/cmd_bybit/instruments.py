@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from cmd_common.candles import interval_bounds
 from cmd_common.errors import ProtocolError
@@ -90,7 +90,7 @@ class _Row(Struct):
 
 class _Result(Struct):
     category: str
-    list: list[_Row]
+    rows: list[_Row] = field(name="list")
     nextPageCursor: str = ""
 
 
@@ -122,7 +122,7 @@ def parse_instruments(market: Market, body: bytes) -> list[Instrument]:
     Quantities of both markets are in the base asset, so there is no contract size. A status that this
     version does not know becomes ``unknown``; the exchange's own word is kept in ``raw_status``.
     """
-    return [_instrument(market, row) for row in _decode(market, body).list]
+    return [_instrument(market, row) for row in _decode(market, body).rows]
 
 
 def _shortest(value: Decimal | None) -> Decimal:

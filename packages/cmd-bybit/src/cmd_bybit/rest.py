@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from cmd_common.errors import BlockedError, ProtocolError, RateLimitError, UsageError, VenueError
 from cmd_common.exchange import Endpoints
@@ -105,7 +105,7 @@ class _Kline(Struct, array_like=True):
 
 
 class _Klines(Struct):
-    list: list[_Kline]
+    rows: list[_Kline] = field(name="list")
     category: str = ""
     symbol: str = ""
 
@@ -133,7 +133,7 @@ def parse_klines(market: Market, symbol: str, interval: str, body: bytes, now: i
     if result.symbol not in ("", symbol) or result.category not in ("", market.category):
         raise ProtocolError(f"{market.venue}: candles of {symbol} were asked for, not of {result.symbol[:40]!r}")
     candles = []
-    for r in result.list:
+    for r in result.rows:
         start = int(r.start) * _MS
         close = interval_end(start, interval)
         numbers = (r.open, r.high, r.low, r.close, r.volume, r.turnover)

@@ -89,7 +89,7 @@ class Exchange(Protocol):
         """A server side of this venue without I/O, that serves ``source`` as the exchange itself."""
 
     def recording_urls(self) -> Sequence[str]:
-        """Host parts that mark this venue's traffic in a recording's ``url``."""
+        """What marks this venue's traffic in a recording's ``url``: beginnings of host and path, or of a host's label."""
 
 
 @runtime_checkable

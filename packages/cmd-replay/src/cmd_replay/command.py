@@ -171,10 +171,11 @@ def _by_url(path: str, exchanges: Mapping[str, Exchange]) -> str | None:
     for line in islice(read(path), 2000):
         if not line.url:
             continue
-        host = urlsplit(line.url).netloc
+        url = urlsplit(line.url)
+        place = url.netloc + url.path  # some exchanges tell their markets apart by the path
         for venue, exchange in exchanges.items():
             # At the start of a label only: api.binance. is no part of fapi.binance.com.
-            if any(host.startswith(part) or f".{part}" in host for part in exchange.recording_urls()):
+            if any(place.startswith(part) or f".{part}" in place for part in exchange.recording_urls()):
                 return venue
     return None
 
