@@ -17,7 +17,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from cmd_common.emulation import Emulator, MarketSource
+from cmd_common.emulation import Accept, Emulator, MarketSource, Poll, Text
 from cmd_common.errors import CmdError
 from cmd_common.faults import parse_fault
 from cmd_common.recording import read
@@ -84,6 +84,46 @@ async def test_a_recording_arrives_verbatim_and_a_depth_request_is_held(recordin
             assert (await held).json()["lastUpdateId"] == 50093239224
         assert frames == [line.text for line in read(path) if line.src == "ws"]
         assert code == 4000
+
+
+class Counting:
+    """An emulator that numbers its frames as it makes them."""
+
+    venue = "counting"
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.open = False
+
+    def _text(self, kind: str) -> Text:
+        self.made += 1
+        return Text(1, f"{self.made} {kind} " + "x" * 300_000)
+
+    def ws_open(self, connection: int, target: str, headers: Any, now: int) -> Accept:
+        self.open = True
+        return Accept()
+
+    def ws_receive(self, connection: int, text: str, now: int) -> list[Text]:
+        return [self._text("reply")]
+
+    def ws_closed(self, connection: int, now: int) -> None:
+        pass
+
+    def poll(self, now: int, limit: int = 256) -> Poll:
+        return Poll(
+            [self._text("frame") for _ in range(20)] if self.open and self.made < 60 else [],
+            next_time=now + SECOND // 100,
+        )
+
+
+async def test_a_reply_does_not_overtake_frames_that_were_made_before_it() -> None:
+    async with Host(Counting(), "127.0.0.1", 0) as host, ws(host, "/") as client:  # type: ignore[arg-type]
+        got = [str(await client.recv()).split()[:2]]
+        await client.send("?")  # while frames pile up that nobody reads
+        await asyncio.sleep(0.1)
+        got += [str(await client.recv()).split()[:2] for _ in range(60)]
+    assert [int(number) for number, _ in got] == list(range(1, 62))
+    assert [kind for _, kind in got].count("reply") == 1
 
 
 async def test_usdm_needs_two_connections_on_one_timeline(recordings: Path) -> None:
