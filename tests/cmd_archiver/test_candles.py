@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cmd_archiver.candles import CandleMaker, compare
 from cmd_archiver.parse import CsvFile, arrow_schema, derive
-from cmd_archiver.spool import Spool
+from cmd_archiver.spool import Spool, read_file
 from cmd_binance.archive import BinanceArchive
 from cmd_binance.instruments import SPOT
 from cmd_common.exchange import Endpoints
@@ -47,7 +47,7 @@ def built_candles(tmp_path, kit, rows):
     file = SOURCE.file("trades", "BTCUSDT", DAY, HERE)
     path = tmp_path / file.name
     path.write_bytes(kit.zip(file.name.removesuffix(".zip"), kit.trades_csv(rows)))
-    spool = Spool(path, file, SOURCE, tmp_path / "spool")
+    spool = Spool(read_file(path, file, SOURCE), file, tmp_path / "spool")
     maker = CandleMaker("1m")
     for rows_, notional in spool.batches():
         maker.feed(rows_, notional)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cmd_archiver.audit import Audit
 from cmd_archiver.parse import CsvFile, arrow_schema, derive, to_ns
-from cmd_archiver.spool import Spool
+from cmd_archiver.spool import Spool, read_file
+from cmd_archiver.unpack import inflate
 from cmd_binance.archive import BinanceArchive
 from cmd_binance.instruments import COINM, SPOT, USDM
 from cmd_common.errors import DataError
@@ -132,13 +133,8 @@ def test_a_real_zip_with_a_stray_member_inflates(recordings):
         text = archive.read("2022-04-21_aggregate_trade_updates.csv")
     assert any(n.startswith("__MACOSX/") for n in names)
 
-    class Updates(BinanceArchive):
-        def member(self, names, file):
-            return "2022-04-21_aggregate_trade_updates.csv"
-
-    from cmd_archiver.parse import inflate
-
-    assert b"".join(inflate(path, trades_file(), Updates(SPOT))) == text
+    name = "2022-04-21_aggregate_trade_updates.csv"
+    assert b"".join(inflate(path, path.name, lambda names: name)) == text
 
 
 GOOD = b"1,2.00000000,3.00000000,6.00000000,1723075200000,True,True\n"
@@ -236,7 +232,7 @@ def test_unordered_rows_and_duplicates_are_put_right(tmp_path, kit, made_up):
     rows = made_up(DAY, 500)
     mixed = rows[250:] + rows[:260] + [rows[499]]
     path = put(tmp_path, kit, kit.trades_csv(mixed))
-    spool = Spool(path, trades_file(), SOURCES["spot"], tmp_path / "spool")
+    spool = Spool(read_file(path, trades_file(), SOURCES["spot"]), trades_file(), tmp_path / "spool")
     table = pa.Table.from_batches([b for b, _ in spool.batches()])
     assert table["trade_seq"].to_pylist() == [r[0] for r in rows]
     assert spool.duplicates == 11
@@ -248,5 +244,5 @@ def test_unordered_rows_and_duplicates_are_put_right(tmp_path, kit, made_up):
 def test_a_broken_file_leaves_no_spool(tmp_path, kit):
     path = put(tmp_path, kit, GOOD + b"torn")
     with pytest.raises(DataError):
-        Spool(path, trades_file(), SOURCES["spot"], tmp_path / "spool")
+        Spool(read_file(path, trades_file(), SOURCES["spot"]), trades_file(), tmp_path / "spool")
     assert not (tmp_path / "spool").exists()

@@ -31,6 +31,7 @@ from cmd_archiver.command import state_folder
 from cmd_archiver.download import Downloader
 from cmd_archiver.job import Archiver
 from cmd_archiver.locks import FileLock
+from cmd_archiver.storing import Storing
 from cmd_common.commands import EXIT_OK
 from cmd_common.errors import StoreError
 
@@ -40,7 +41,7 @@ def test_a_replacement_that_is_cut_short_never_leaves_rows_of_two_versions(go, s
     one = made_up(DAY, 30)
     two = [(i, p, q, t + 1, m) for i, p, q, t, m in one[:20]]
     versions = {"one": one, "two": two, "three": [(i, p, q, t + 2, m) for i, p, q, t, m in one[5:]]}
-    real = Archiver._write
+    real = Storing.write
 
     def cut(self, *arguments):
         real(self, *arguments)
@@ -52,10 +53,10 @@ def test_a_replacement_that_is_cut_short_never_leaves_rows_of_two_versions(go, s
             for n, version in enumerate(order):
                 server.add_trades(DAY, versions[version])
                 if n == 1 or (n == 0 and first_cut):
-                    monkeypatch.setattr(Archiver, "_write", cut)
+                    monkeypatch.setattr(Storing, "write", cut)
                     with pytest.raises(StoreError, match="killed"):
                         go(end=DAY, store=place)
-                    monkeypatch.setattr(Archiver, "_write", real)
+                    monkeypatch.setattr(Storing, "write", real)
                 else:
                     go(end=DAY, store=place)
             expected = [(t * 1_000_000, i) for i, _, _, t, _ in versions[order[-1]]]
@@ -64,7 +65,7 @@ def test_a_replacement_that_is_cut_short_never_leaves_rows_of_two_versions(go, s
 
 def test_what_a_run_left_behind_its_last_step_is_removed(go, server, store, recorded, monkeypatch):
     publish(server, recorded)
-    monkeypatch.setattr(Archiver, "_tidy", lambda self, file: None)
+    monkeypatch.setattr(Archiver, "_tidy", lambda self, *rest: None)
     go()
     assert len(files_in(store, "_downloads")) == 2
     monkeypatch.undo()
@@ -75,16 +76,16 @@ def test_what_a_run_left_behind_its_last_step_is_removed(go, server, store, reco
 def test_a_gap_that_a_cut_run_wrote_is_closed_by_a_whole_file(go, server, store, made_up, monkeypatch):
     whole = made_up(DAY, 30)
     server.add_trades(DAY, whole[:10] + whole[12:])
-    real = Archiver._write
+    real = Storing.write
 
     def cut(self, *arguments):
         real(self, *arguments)
         raise StoreError("killed")
 
-    monkeypatch.setattr(Archiver, "_write", cut)
+    monkeypatch.setattr(Storing, "write", cut)
     with pytest.raises(StoreError, match="killed"):
         go(end=DAY)
-    monkeypatch.setattr(Archiver, "_write", real)
+    monkeypatch.setattr(Storing, "write", real)
     server.add_trades(DAY, whole)
     assert go(end=DAY)[0].exit_code == EXIT_OK
     assert rows(store, "SELECT first_id, last_id, repaired_by FROM gaps") == [(1010, 1011, "archive")]

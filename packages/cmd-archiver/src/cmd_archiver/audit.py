@@ -13,11 +13,13 @@ from ._arrow import pc
 from .manifest import Entry
 from .plan import day_start
 
-__all__ = ["BAD_FILE", "HOLE", "MISSING_FILE", "Audit", "boundary_gap", "missing_gap"]
+__all__ = ["BAD_FILE", "HOLE", "MISSING_FILE", "NOT_SERVED", "OUT_OF_REACH", "Audit", "boundary_gap", "missing_gap"]
 
 HOLE: Final = "archive_hole"
 MISSING_FILE: Final = "missing_file"
 BAD_FILE: Final = "bad_file"
+OUT_OF_REACH: Final = "out_of_reach"
+NOT_SERVED: Final = "not_served"
 _HOLES_LIMIT: Final = 10_000
 """Holes that are listed one by one in one file; what follows becomes one Gap over the rest."""
 
@@ -26,7 +28,8 @@ class Audit:
     """Judges one file from its (position, time) columns, batch by batch, O(1) memory but for the holes.
 
     The position is the trade id, which rises by ``step`` 1, or a candle's open time, which rises by
-    the interval. Without positions (ids that are no numbers) only times are taken.
+    the interval. With ``step`` None only their order is judged. Without positions (ids that are no
+    numbers) rows must be in the order of their times.
     """
 
     def __init__(self, file: ArchiveFile, table: str, step: int | None) -> None:
@@ -45,6 +48,11 @@ class Audit:
         self._by_id = table != "candles"
         self._range = (day_start(file.first_day), day_start(file.last_day) + 86_400_000_000_000)
 
+    @property
+    def ends(self) -> tuple[int | None, int | None]:
+        """The first and the last position, where their steps mean something; else None, None."""
+        return (None, None) if self._step is None else (self.first, self.last)
+
     def feed(self, positions: Any | None, times: Any) -> None:
         """Take the next batch: positions in file order (None where there are none), and times in ns."""
         count = len(times)
@@ -61,10 +69,15 @@ class Audit:
             first, last = positions[0].as_py(), positions[-1].as_py()
             if self.last is not None and self.last_ts is not None:
                 self._step_between(self.last, first, self.last_ts, first_ts)
-            if self._step is not None and count > 1:
+            if count > 1:
                 self._within(positions, times)
             self.first = first if self.first is None else self.first
             self.last = last
+        else:
+            if self.last_ts is not None and first_ts < self.last_ts:
+                self.ordered = False
+            if count > 1 and pc.min(pc.subtract(times[1:], times[:-1])).as_py() < 0:
+                self.ordered = False
         self.first_ts = first_ts if self.first_ts is None else self.first_ts
         self.last_ts = last_ts
 
@@ -75,6 +88,8 @@ class Audit:
             return
         if bounds["min"] <= 0:
             self.ordered = False
+            return
+        if self._step is None:
             return
         for row in pc.indices_nonzero(pc.not_equal(steps, self._step)).to_pylist():
             self._step_between(
@@ -131,16 +146,11 @@ def boundary_gap(
     return hole(file, table, a, b, ts_a, ts_b, step)
 
 
-def missing_gap(file: ArchiveFile, table: str, detail: str, *, repaired_by: str = "") -> Gap:
-    """The Gap of a file that the exchange does not have."""
-    return Gap(
-        day_start(file.first_day),
-        day_start(file.last_day) + 86_400_000_000_000,
-        file.venue,
-        file.symbol,
-        table,
-        MISSING_FILE,
-        "lost",
-        repaired_by=repaired_by,
-        detail=detail,
-    )
+def missing_gap(
+    file: ArchiveFile, table: str, detail: str, *, reason: str = MISSING_FILE, span: tuple[int, int] | None = None
+) -> Gap:
+    """The Gap of days, or of a part of them (ns), that the exchange does not have."""
+    start, end = day_start(file.first_day), day_start(file.last_day) + 86_400_000_000_000
+    if span is not None:
+        start, end = max(start, span[0]), min(end, span[1])
+    return Gap(start, end, file.venue, file.symbol, table, reason, "lost", detail=detail[:500])

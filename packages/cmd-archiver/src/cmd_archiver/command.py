@@ -11,18 +11,11 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from cmd_common.archive import ArchiveSource
+from cmd_common.archive import ArchiveFile
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, ArchiveOptions, Reporter, Result
-from cmd_common.errors import (
-    BlockedError,
-    CmdError,
-    DisconnectedError,
-    StoreError,
-    UnknownNameError,
-    UsageError,
-    VenueError,
-)
-from cmd_common.exchange import Endpoints, Exchange
+from cmd_common.errors import CmdError, StoreError, UnknownNameError, UsageError, VenueError
+from cmd_common.exchange import Endpoints, Exchange, next_instruments_request
+from cmd_common.instruments import Instrument
 from cmd_common.io import open_reader, open_writer
 from cmd_common.registry import exchange as find_exchange
 from cmd_common.registry import names
@@ -33,8 +26,11 @@ from cmd_common.symbols import expand_selectors, get_symbols, native_symbols
 
 from .download import Downloader
 from .job import DOWNLOADS, MANIFEST, Archiver, Summary
+from .local import LocalFiles, expand_paths
 from .manifest import Manifest
-from .plan import Plan, Unit, check_days, day_start, make_plan, utc_day
+from .origins import RestOrigin
+from .plan import SOURCES, Plan, Unit, check_days, day_start, make_plan, utc_day, walk_of
+from .rest import Pools, RestClient, Walker
 
 __all__ = ["run", "state_folder"]
 
@@ -81,36 +77,57 @@ def run(options: ArchiveOptions, reporter: Reporter) -> Result:
     return asyncio.run(main())
 
 
-def _venues(options: ArchiveOptions) -> dict[str, tuple[Exchange, ArchiveSource, Endpoints]]:
+Venues = dict[str, tuple[Exchange, Endpoints]]
+
+
+def _venues(options: ArchiveOptions) -> Venues:
     if not options.exchanges:
         raise UsageError("no exchange given", hint=f"installed are: {', '.join(names('cmd.exchanges')) or 'none'}")
-    out: dict[str, tuple[Exchange, ArchiveSource, Endpoints]] = {}
+    if options.source not in SOURCES:
+        raise UsageError(f"unknown source {options.source!r}", hint=f"one of {', '.join(SOURCES)}")
+    if options.from_files and options.source == "rest":
+        raise UsageError("local files and REST exclude each other", hint="leave out --source or --from-file")
+    out: Venues = {}
     for venue in dict.fromkeys(options.exchanges):
         exchange = find_exchange(venue)
-        if exchange.archive is None:
-            raise UsageError(f"{venue} publishes no bulk files")
+        if options.from_files:
+            if len(options.exchanges) > 1:
+                raise UsageError("local files are of one exchange", hint="give one --exchange with --from-file")
+            if exchange.archive is None or not exchange.archive.local_tables:
+                raise UsageError(f"no local files of {venue} are known", hint="leave out --from-file")
+        elif options.source == "files" and (exchange.archive is None or not exchange.archive.periods):
+            raise UsageError(f"{venue} publishes no bulk files", hint="ask for --source rest" * bool(exchange.history))
+        elif options.source == "rest" and exchange.history is None:
+            raise UsageError(f"{venue} has no REST history here", hint="ask for --source files")
+        elif exchange.history is None and (exchange.archive is None or not exchange.archive.periods):
+            raise UsageError(f"{venue} has no history here, neither files nor REST")
         url = options.endpoints.get(venue) or options.endpoints.get("")
-        endpoints = exchange.endpoints.override(url) if url else exchange.endpoints
-        out[venue] = (exchange, exchange.archive, endpoints)
+        out[venue] = (exchange, exchange.endpoints.override(url) if url else exchange.endpoints)
     return out
 
 
 async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: Clock, rng: Rng) -> Result:
     """The command with its seams given; raises and returns as ``run``."""
     venues = _venues(options)
-    today = utc_day(clock.now())
+    now = clock.now()
     probe = Downloader(net, clock, rng, Path(DOWNLOADS))
+    pools = Pools()
+    paths = expand_paths(options.from_files)
 
     def plan_of(venue: str, symbols: Sequence[str]) -> Plan:
-        _, source, endpoints = venues[venue]
+        exchange, endpoints = venues[venue]
         return make_plan(
-            source,
+            exchange.archive,
             endpoints,
+            venue=venue,
+            history=exchange.history,
+            choice="local" if paths else options.source,
             symbols=symbols,
             types=options.types,
             start=options.start,
             end=options.end,
-            today=today,
+            today=utc_day(now),
+            now=now,
             intervals=options.intervals,
             candles=options.candles,
             compare=options.compare,
@@ -118,14 +135,15 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
 
     for venue in venues:
         plan_of(venue, ["X"])  # wrong types and intervals are told before anything is asked for
-    symbols = await _symbols(options, venues, probe, reporter)
+    symbols = await _symbols(options, venues, probe, RestClients(net, clock, rng, pools), reporter)
     plans = {venue: plan_of(venue, chosen) for venue, chosen in symbols.items()}
     folder = state_folder(options.store)
     if options.dry_run:
-        return await _dry_run(options, plans, venues, probe, folder, reporter)
+        return await _dry_run(options, plans, venues, probe, folder, reporter, paths)
     for plan in plans.values():
         for file in plan.unpublished:
-            reporter.warn(f"{file.name} is not published yet: files appear the morning after (UTC)")
+            words = "files appear the morning after (UTC)" if file.url else "the day, or its candle, is not over"
+            reporter.warn(f"{file.name} is not published yet: {words}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,9 +154,17 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
     summaries: dict[str, Summary] = {}
     try:
         for venue, plan in plans.items():
-            _, source, endpoints = venues[venue]
+            exchange, endpoints = venues[venue]
+            client = RestClient(exchange, net, clock, rng, pools, reporter.warn)
+            rest = None
+            if exchange.history is not None:
+                walker = Walker(exchange.history, endpoints, client, clock, reporter)
+                rest = RestOrigin(exchange.history, walker, clock, folder / DOWNLOADS)
+            local = None
+            if paths and exchange.archive is not None:
+                local = LocalFiles(paths, exchange.archive, folder / DOWNLOADS)
             job = Archiver(
-                source=source,
+                source=exchange.archive,
                 endpoints=endpoints,
                 net=net,
                 clock=clock,
@@ -146,13 +172,23 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
                 manifest=manifest,
                 folder=folder,
                 open_store=lambda: open_writer(options.store),
+                open_reader=lambda: open_reader(options.store),
                 reporter=reporter,
                 parallel=options.parallel,
                 force=options.force,
                 keep_downloads=options.keep_downloads,
+                rest=rest,
+                client=client,
+                local=local,
             )
-            with finish_on_signals(job.stop, reporter):
-                summaries[venue] = await job.run(plan.units)
+            try:
+                if local is not None:
+                    await asyncio.to_thread(_cut, local, plan, manifest, reporter, force=options.force)
+                with finish_on_signals(job.stop, reporter):
+                    summaries[venue] = await job.run(plan.units)
+            finally:
+                if local is not None:
+                    local.close()
             if summaries[venue].interrupted:
                 reporter.warn("stopped; run it again to go on")
                 break
@@ -164,6 +200,23 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
     if options.compare and planned and not any(s.interrupted for s in summaries.values()):
         comparison = await asyncio.to_thread(_compare, options, symbols, reporter)
     return _result(plans, summaries, comparison)
+
+
+def _cut(local: LocalFiles, plan: Plan, manifest: Manifest, reporter: Reporter, *, force: bool) -> None:
+    """Read the local files for the days that are not done from these very files."""
+    todo = []
+    for unit in plan.units:
+        entries = [manifest.get(unit.file.key, product) for product in unit.products]
+        if force or any(e is None or e.state != "done" or e.version != local.version for e in entries):
+            todo.append(unit)
+        else:
+            local.known.add(unit.file.key)
+    for table, symbol, interval in dict.fromkeys((u.file.table, u.file.symbol, u.file.interval) for u in todo):
+        if not local.find(table, symbol, interval):
+            reporter.warn(f"the local files hold no {table}{' ' * bool(interval)}{interval} of {symbol}")
+    local.prepare(todo, reporter.info)
+    if local.ignored:
+        reporter.warn(f"{local.ignored} rows were left out: another local file holds more of the same day")
 
 
 def _result(plans: dict[str, Plan], summaries: dict[str, Summary], comparison: dict[str, Any]) -> Result:
@@ -190,26 +243,46 @@ def _result(plans: dict[str, Plan], summaries: dict[str, Summary], comparison: d
     return Result(code, summary)
 
 
+class RestClients:
+    """Makes clients for single questions, which share the budgets of the run."""
+
+    def __init__(self, net: Net, clock: Clock, rng: Rng, pools: Pools) -> None:
+        self._seams = (net, clock, rng, pools)
+
+    def of(self, exchange: Exchange) -> RestClient:
+        """A client of one venue that says nothing."""
+        return RestClient(exchange, *self._seams, warn=lambda message: None)
+
+
+async def _instruments(exchange: Exchange, endpoints: Endpoints, client: RestClient) -> list[Instrument]:
+    """The venue's reference data, all of its pages. Raises VenueError, ProtocolError."""
+    request = exchange.instruments_request(endpoints)
+    found: dict[str, Instrument] = {}
+    for _ in range(100):
+        response = await client.get(request, lambda r: r, attempts=2)
+        if response.status != 200:
+            raise VenueError(
+                f"{exchange.venue} gives no list of instruments (HTTP {response.status})", status=response.status
+            )
+        found.update((i.symbol, i) for i in exchange.parse_instruments(response.body))
+        following = next_instruments_request(exchange, request, response.body, endpoints)
+        if following is None:
+            break
+        request = following
+    return list(found.values())
+
+
 async def _symbols(
-    options: ArchiveOptions,
-    venues: dict[str, tuple[Exchange, ArchiveSource, Endpoints]],
-    probe: Downloader,
-    reporter: Reporter,
+    options: ArchiveOptions, venues: Venues, probe: Downloader, clients: RestClients, reporter: Reporter
 ) -> dict[str, list[str]]:
     """Resolve the selectors. The archive holds symbols that the exchange no longer lists, and may be
     reachable where its REST interface is not, so both are asked before a name counts as unknown.
     """
     instruments = {}
-    for venue, (exchange, _, endpoints) in venues.items():
-        request = exchange.instruments_request(endpoints)
+    for venue, (exchange, endpoints) in venues.items():
         try:
-            response = await probe.get(request, attempts=2)
-            if response.status != 200:
-                raise VenueError(
-                    f"{venue} gives no list of instruments (HTTP {response.status})", status=response.status
-                )
-            instruments[venue] = exchange.parse_instruments(response.body)
-        except (BlockedError, DisconnectedError, VenueError) as error:
+            instruments[venue] = await _instruments(exchange, endpoints, clients.of(exchange))
+        except VenueError as error:
             reporter.info(f"{venue}: {error.message}; taking the symbols as they are written")
     if len(instruments) < len(venues):
         return native_symbols(options.symbols, venues=list(venues))
@@ -227,8 +300,8 @@ async def _symbols(
         except UnknownNameError as error:
             hit = False
             for venue in scope:
-                _, source, endpoints = venues[venue]
-                if await _is_archived(probe, source, endpoints, selector.upper(), options):
+                exchange, endpoints = venues[venue]
+                if await _is_archived(probe, exchange, endpoints, selector.upper(), options):
                     found[venue][selector.upper()] = None
                     hit = True
             if not hit:
@@ -237,9 +310,12 @@ async def _symbols(
 
 
 async def _is_archived(
-    probe: Downloader, source: ArchiveSource, endpoints: Endpoints, symbol: str, options: ArchiveOptions
+    probe: Downloader, exchange: Exchange, endpoints: Endpoints, symbol: str, options: ArchiveOptions
 ) -> bool:
     """Whether the archive lists any file of a symbol."""
+    source = exchange.archive
+    if source is None or options.source == "rest":
+        return False
     try:
         for table in options.types:
             interval = options.intervals[0] if table == "candles" and options.intervals else ""
@@ -248,8 +324,11 @@ async def _is_archived(
                     prefix = source.listing_prefix(table, symbol, interval=interval, period=period)
                 except UsageError:
                     continue
-                response = await probe.get(source.listing_request(prefix, "", endpoints))
-                if response.status == 200 and source.parse_listing(response.body).keys:
+                request = source.listing_request(prefix, "", endpoints)
+                if request is None:
+                    continue
+                response = await probe.get(request)
+                if response.status == 200 and source.parse_listing(response.body, prefix).keys:
                     return True
     except CmdError:
         return False
@@ -259,30 +338,39 @@ async def _is_archived(
 async def _dry_run(
     options: ArchiveOptions,
     plans: dict[str, Plan],
-    venues: dict[str, tuple[Exchange, ArchiveSource, Endpoints]],
+    venues: Venues,
     probe: Downloader,
     folder: Path,
     reporter: Reporter,
+    paths: Sequence[Path],
 ) -> Result:
     """Say what would be done: files, bytes, and estimates of rows, time and disk. Writes nothing."""
     manifest = Manifest(folder / MANIFEST, read_only=True)
     files = done = size = unlisted = 0
     rows = dict.fromkeys(_ZIP_BYTES, 0)
+    asked: dict[tuple[str, str, str, str], list[Unit]] = {}  # over REST
+    local = 0
     try:
         for venue, plan in plans.items():
-            _, source, endpoints = venues[venue]
-            todo: dict[tuple[str, str, str, str], list[Unit]] = {}
+            exchange, endpoints = venues[venue]
+            todo: dict[tuple[str, str, str, str], dict[str, ArchiveFile]] = {}
             for unit in plan.units:
-                entries = [manifest.get(unit.file.key, product) for product in unit.products]
-                if not options.force and all(e is not None and e.state == "done" for e in entries):
+                if not options.force and all(_is_done(manifest, unit, product) for product in unit.products):
                     done += 1
                     continue
                 file = unit.file
-                todo.setdefault((file.symbol, file.table, file.interval, file.period), []).append(unit)
-            for (_, table, _, _), units in todo.items():
-                sizes = await probe.sizes(source, endpoints, [u.file for u in units])
+                if unit.origin == "rest":
+                    asked.setdefault((venue, file.symbol, file.table, file.interval), []).append(unit)
+                elif unit.origin == "local":
+                    local += 1
+                else:
+                    group = todo.setdefault((file.symbol, file.table, file.interval, file.period), {})
+                    group.update((part.key, part) for part in unit.parts or (file,))
+            for (_, table, _, _), wanted in todo.items():
+                assert exchange.archive is not None
+                sizes = await probe.sizes(exchange.archive, endpoints, list(wanted.values()))
                 files += len(sizes)
-                unlisted += len(units) - len(sizes)
+                unlisted += len(wanted) - len(sizes)
                 size += sum(sizes.values())
                 rows[table] += sum(sizes.values()) // _ZIP_BYTES[table]
     finally:
@@ -290,6 +378,7 @@ async def _dry_run(
     waiting = sum(len(plan.unpublished) for plan in plans.values())
     disk = sum(count * _STORE_BYTES[table] for table, count in rows.items())
     seconds = max(size / _BYTES_PER_SECOND, sum(rows.values()) / _ROWS_PER_SECOND)
+    rest = [_question(venues[venue], units) for (venue, *_), units in asked.items()]
     summary: dict[str, Any] = {
         "dry_run": True,
         "files": files,
@@ -297,10 +386,20 @@ async def _dry_run(
         "done_before": done,
         "not_listed": unlisted,
         "unpublished": waiting,
+        "rest": rest,
+        "local_days": local,
         "estimated_rows": {table: count for table, count in rows.items() if count},
         "estimated_seconds": round(seconds, 1),
         "estimated_store_bytes": disk,
     }
+    for one in rest:
+        reporter.info(
+            f"{one['venue']}:{one['symbol']} {one['table']}{' ' * bool(one['interval'])}{one['interval']}: {one['days']} "
+            f"days over REST, beginning with {one['first']}"
+            + (f"; {one['out_of_reach']} days are older than it answers for" if one["out_of_reach"] else "")
+        )
+    if local:
+        reporter.info(f"{local} days out of {len(paths)} local files")
     reporter.info(
         f"{files} files, {size:,} bytes to download; about {sum(rows.values()):,} rows, "
         f"{seconds:,.0f} s and {disk:,} bytes in the store; {done} done before"
@@ -308,6 +407,32 @@ async def _dry_run(
     if unlisted:
         reporter.info(f"{unlisted} files are not in the exchange's listing; they may be missing")
     return Result(EXIT_OK, summary)
+
+
+def _is_done(manifest: Manifest, unit: Unit, product: str) -> bool:
+    entry = manifest.get(unit.file.key, product)
+    if entry is not None and entry.state == "done":
+        return True
+    return any(e.state == "done" and not e.gaps for e in manifest.elsewhere(unit.file, product))
+
+
+def _question(venue: tuple[Exchange, Endpoints], units: Sequence[Unit]) -> dict[str, Any]:
+    """What would be asked over REST for days of one table of one symbol."""
+    exchange, endpoints = venue
+    file, history = units[0].file, exchange.history
+    assert history is not None
+    reach = history.reach(file.table, file.interval)
+    horizon = 0 if reach is None else SystemClock().now() - reach
+    late = sum(walk_of(unit.file).end <= horizon for unit in units)
+    return {
+        "venue": file.venue,
+        "symbol": file.symbol,
+        "table": file.table,
+        "interval": file.interval,
+        "days": len(units),
+        "out_of_reach": late,
+        "first": history.first(walk_of(file), endpoints).url,
+    }
 
 
 def _compare(options: ArchiveOptions, symbols: dict[str, list[str]], reporter: Reporter) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Fetching published files: listing, checksum, and a download that resumes and proves itself.
 
 A file grows as ``NAME.part`` and is renamed when its SHA-256 is the published one, so a whole name
-is always a whole file. A server that ignores the byte range is noticed by the first bytes.
+is always a whole file; where none is published, the size that the server says must do, and the packing's
+own checks prove the rest. A server that ignores the byte range is noticed by the first bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -96,8 +98,8 @@ class Downloader:
                 self.counters.retries += 1
                 await self._clock.sleep(wait)
 
-    async def get(self, request: HttpRequest, *, attempts: int = 0) -> HttpResponse:
-        """Get a small body. Statuses 200 and 404 are returned, others raised after limited retries
+    async def get(self, request: HttpRequest, *, attempts: int = 0, good: Collection[int] = (200, 404)) -> HttpResponse:
+        """Get a small body. Statuses in ``good`` are returned, others raised after limited retries
         (``attempts`` where the answer is only a help, 0: the usual number).
 
         Raises BlockedError, RateLimitError, DisconnectedError or VenueError.
@@ -107,7 +109,7 @@ class Downloader:
             self.counters.requests += 1
             response = await self._net.request(request)
             where = request.url.partition("?")[0]
-            if response.status in (200, 404):
+            if response.status in good:
                 return response
             if response.status in (403, 451):
                 raise BlockedError(
@@ -136,6 +138,57 @@ class Downloader:
             raise ProtocolError(f"checksum of {file.name} is {len(response.body)} bytes long")
         return source.parse_checksum(response.body, file.name)
 
+    async def version(self, file: ArchiveFile) -> str | None:
+        """What the server says of a file without a published checksum: ETag, date and size, as far as it
+        does; None where the file is not published.
+        """
+        # Not HEAD: it is refused by some servers, and a range of one byte costs the same.
+        response = await self.get(HttpRequest(file.url, headers={"Range": "bytes=0-0"}), good=(200, 206, 404, 416))
+        if response.status == 404:
+            return None
+        size = response.header("content-range").rpartition("/")[2]
+        if response.status == 200:
+            size = str(len(response.body))
+        facts = {
+            "etag": response.header("etag"),
+            "modified": response.header("last-modified"),
+            "size": size if size.isdigit() else "",
+        }
+        return " ".join(f"{name}={value}" for name, value in facts.items() if value)
+
+    async def fetch_unchecked(self, file: ArchiveFile, version: str) -> tuple[Path, str] | None:
+        """Download a file without a published checksum; returns its path and SHA-256, None where it is gone.
+
+        Resumes what an earlier run left of the same ``version``. Raises ChecksumError, with the file left
+        at ``path`` + ".bad", when it has not the size that the server said; else as ``fetch``.
+        """
+        target = self.path(file)
+        part, tag = (target.with_name(target.name + suffix) for suffix in (".part", ".tag"))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not version or not tag.exists() or tag.read_text() != version:
+                part.unlink(missing_ok=True)
+                target.unlink(missing_ok=True)
+                tag.write_text(version)
+            if target.exists():
+                return target, hash_file(target)[0]
+            try:
+                digest = await self._retry(lambda backoff: self._receive(file, part, backoff))
+            except VenueError as error:
+                if error.status == 404:
+                    part.unlink(missing_ok=True)
+                    return None
+                raise
+            size = re.search(r"(?:^| )size=(\d+)$", version)
+            have = part.stat().st_size
+            if size is None or int(size[1]) == have:
+                os.replace(part, target)
+                return target, digest
+            os.replace(part, target.with_name(target.name + ".bad"))
+        except OSError as error:
+            raise disk_error(error, f"downloading {file.name}") from None
+        raise ChecksumError(f"{file.name} has {have} bytes, the server says {size[1]}", hint="run it again later")
+
     async def sizes(
         self, source: ArchiveSource, endpoints: Endpoints, files: Sequence[ArchiveFile], *, attempts: int = 0
     ) -> dict[str, int]:
@@ -148,10 +201,13 @@ class Downloader:
         found: dict[str, int] = {}
         marker = ""
         for _ in range(1000):
-            response = await self.get(source.listing_request(prefix, marker, endpoints), attempts=attempts)
+            request = source.listing_request(prefix, marker, endpoints)
+            if request is None:
+                return found
+            response = await self.get(request, attempts=attempts)
             if response.status == 404:
                 return found
-            page = source.parse_listing(response.body)
+            page = source.parse_listing(response.body, prefix)
             found.update((key, size) for key, size in page.keys if key in wanted)
             if not page.marker:
                 return found

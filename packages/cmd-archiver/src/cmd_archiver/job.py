@@ -1,10 +1,11 @@
 """The archive job of one venue: units in parallel, each proven before the store sees it.
 
-Theory of operation. A worker takes a unit, locks its (venue, table, symbol, day), asks for the
-published checksum, downloads, parses and audits into a spool, and hands the spool to the one writer
-thread, which writes rows and Gap rows and flushes; then the manifest says ``done``. A unit whose lock
-another process holds goes to the end of the queue. Every step may be repeated, so a killed job is
-simply run again.
+Theory of operation. A worker takes a unit, locks its (venue, table, symbol, day), asks its origin what
+is there (a published checksum, for example), obtains it, parses and audits it into a spool, and hands the
+spool to the one writer thread, which writes rows and Gap rows and flushes; then the manifest says
+``done``. A unit whose lock another process holds goes to the end of the queue. Every step may be repeated,
+so a killed job is simply run again. A day has one origin at a time: what is done from a file is not asked
+for again over REST, and where another origin takes a day over, its rows replace those of the one before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,20 +22,24 @@ from msgspec import Struct, field, structs
 
 from cmd_common.archive import ArchiveFile, ArchiveSource
 from cmd_common.commands import Reporter
-from cmd_common.errors import ChecksumError, CmdError, DataError, StoreBusyError, StoreError
-from cmd_common.io import IWriter
+from cmd_common.errors import CmdError, DataError, StoreBusyError, StoreError
+from cmd_common.io import IReader, IWriter
 from cmd_common.records import Gap
 from cmd_common.seams import Clock, Net, Rng
 
-from .audit import BAD_FILE, HOLE, MISSING_FILE, boundary_gap, missing_gap
+from .audit import BAD_FILE, HOLE, MISSING_FILE, OUT_OF_REACH, boundary_gap, missing_gap
 from .download import Downloader, disk_error, hash_file, is_outage
 from .locks import FileLock
 from .manifest import Entry, Manifest
-from .plan import BUILT, Unit, day_start, interval_ns
+from .origins import Absent, BadFile, FileOrigin, Found, Got, LocalOrigin, Origin, RestOrigin, UtcOrigin
+from .plan import BUILT, Unit, day_start, interval_ns, origin_of, rest_unit
+from .storing import Storing
 
 if TYPE_CHECKING:
     from cmd_common.exchange import Endpoints
 
+    from .local import LocalFiles
+    from .rest import RestClient
     from .spool import Spool
 
 __all__ = ["Archiver", "Summary"]
@@ -50,7 +55,7 @@ _OUTAGES: Final = 3  # files in a row that could not be reached before the job g
 class Summary(Struct):
     """What one run did."""
 
-    files: int = 0  # archived now
+    files: int = 0  # archived now: files, and days from REST and local files
     unchanged: int = 0  # done before, the published checksum is still the same
     replaced: int = 0  # archived again because the published checksum changed
     missing: int = 0
@@ -58,10 +63,12 @@ class Summary(Struct):
     quarantined: int = 0
     rows: dict[str, int] = field(default_factory=dict)  # by product, written now
     gaps: int = 0  # Gap rows in the asked range, missing files included
-    duplicates: int = 0  # rows that a file held twice
+    duplicates: int = 0  # rows that came twice
     outside: int = 0  # rows whose time is not within their file's days
-    bytes: int = 0
+    bytes: int = 0  # downloaded of files
+    requests: int = 0  # over REST
     retries: int = 0
+    limited: int = 0  # times that the exchange asked for a pause
     failures: list[str] = field(default_factory=list)
     interrupted: bool = False
 
@@ -72,7 +79,7 @@ class Archiver:
     def __init__(
         self,
         *,
-        source: ArchiveSource,
+        source: ArchiveSource | None,
         endpoints: Endpoints,
         net: Net,
         clock: Clock,
@@ -80,10 +87,14 @@ class Archiver:
         manifest: Manifest,
         folder: Path,
         open_store: Callable[[], IWriter],
+        open_reader: Callable[[], IReader] | None = None,
         reporter: Reporter,
         parallel: int = 4,
         force: bool = False,
         keep_downloads: bool = False,
+        rest: RestOrigin | None = None,
+        client: RestClient | None = None,
+        local: LocalFiles | None = None,
     ) -> None:
         self.summary = Summary()
         self.downloader = Downloader(net, clock, rng, folder / DOWNLOADS)
@@ -92,12 +103,18 @@ class Archiver:
         self._clock = clock
         self._manifest = manifest
         self._folder = folder
-        self._open_store = open_store
+        self._open_reader = open_reader
         self._reporter = reporter
         self._parallel = max(1, parallel)
         self._force = force
         self._keep = keep_downloads
-        self._writer: IWriter | None = None
+        self._client = client
+        self._origins: dict[str, Origin] = {}
+        if rest is not None:
+            self._origins["rest"] = rest
+        if local is not None:
+            self._origins["local"] = LocalOrigin(local, folder / DOWNLOADS)
+        self._storing = Storing(open_store, reporter)
         self._queue: deque[Unit] = deque()
         self._network: set[asyncio.Task[Any]] = set()
         self._settling = asyncio.Lock()
@@ -105,6 +122,7 @@ class Archiver:
         self._stopping = False
         self._outages = 0
         self._finished = 0
+        self._counted: list[Unit] = []  # as they were done: a missing file may have become a day over REST
         self._received = 0
         self._expected: int | None = None
 
@@ -114,6 +132,9 @@ class Archiver:
         """Do all units; returns what was done. Raises StoreError, and VenueError when nothing can be reached."""
         self._queue = deque(units)
         total = len(units)
+        if self._source is not None:
+            self._origins["file"] = FileOrigin(self.downloader, self._source)
+            self._origins["utc"] = UtcOrigin(self.downloader, self._source, self._clock, self._folder / LOCKS, units)
         await self._expect(units)
         self.downloader.received = self._progress
         cores = min(self._parallel, os.cpu_count() or 1)
@@ -126,12 +147,16 @@ class Archiver:
                     *(self._worker(parsers, writer, total) for _ in range(min(self._parallel, max(total, 1))))
                 )
             finally:
-                await asyncio.get_running_loop().run_in_executor(writer, self._close_writer, self._fatal is None)
+                await asyncio.get_running_loop().run_in_executor(writer, self._storing.close, self._fatal is None)
         if self._fatal is not None:
             raise self._fatal
-        self.summary.gaps = self._count_gaps(units)
+        self.summary.gaps = self._count_gaps(self._counted)
         self.summary.bytes = self.downloader.counters.bytes
         self.summary.retries = self.downloader.counters.retries
+        if self._client is not None:
+            self.summary.requests = self._client.counters.requests
+            self.summary.retries += self._client.counters.retries
+            self.summary.limited = self._client.counters.limited
         self.summary.interrupted = self._stopping
         return self.summary
 
@@ -154,9 +179,11 @@ class Archiver:
         """Learn the bytes to download from the listing, for the progress bar; without it there is no total."""
         groups: dict[tuple[str, str, str, str], list[ArchiveFile]] = {}
         for unit in units:
-            file = unit.file
-            if self._force or any(not self._done(file, p) for p in unit.products):
-                groups.setdefault((file.symbol, file.table, file.interval, file.period), []).append(file)
+            if self._force or any(not self._done(unit.file, p) for p in unit.products):
+                for file in unit.parts or ([unit.file] if unit.origin == "file" else []):
+                    mine = groups.setdefault((file.symbol, file.table, file.interval, file.period), [])
+                    if file not in mine[-2:]:  # neighbouring days share files
+                        mine.append(file)
         try:
             found = [sum((await self._online(self._sizes(files))).values()) for files in groups.values()]
         except CmdError:
@@ -165,9 +192,10 @@ class Archiver:
             if not self._ending:
                 raise
             return
-        self._expected = sum(found)
+        self._expected = sum(found) or None
 
     async def _sizes(self, files: Sequence[ArchiveFile]) -> dict[str, int]:
+        assert self._source is not None
         return await self.downloader.sizes(self._source, self._endpoints, files, attempts=2)
 
     def _done(self, file: ArchiveFile, product: str) -> bool:
@@ -246,50 +274,117 @@ class Archiver:
             self._network.discard(task)
 
     async def _unit(self, unit: Unit, parsers: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> None:
-        file = unit.file
-        before = {product: self._manifest.get(file.key, product) for product in unit.products}
-        sha256 = await self._online(self.downloader.checksum(self._source, file))
-        if sha256 is None:
-            await self._not_published(unit, before, writer)
+        todo = await self._not_done_elsewhere(unit, writer)
+        if todo is None:
             return
-        known = [e for e in before.values() if e is not None and e.state == "done" and e.sha256 == sha256]
-        if len(known) == len(unit.products) and not self._force:
-            self.summary.unchanged += 1
-            await self._settle(unit, writer)
-            self._tidy(file)  # a run that was killed after its last step
-            return
+        unit = todo
+        origin = self._origins[unit.origin]
         try:
-            path = await self._online(self.downloader.fetch(file, sha256))
-        except ChecksumError as error:
-            bad = self.downloader.path(file)
-            await self._reject(unit, bad.with_name(bad.name + ".bad"), sha256, error, writer)
-            raise
-        if path is None:
-            await self._not_published(unit, before, writer)
-            return
-        loop = asyncio.get_running_loop()
+            found = await self._online(origin.identify(unit))
+            if isinstance(found, Absent):
+                await self._absent(unit, found, parsers, writer)
+                return
+            before = {product: self._manifest.get(unit.file.key, product) for product in unit.products}
+            if not self._force and all(_same(e, found) for e in before.values()):
+                self._counted.append(unit)
+                self.summary.unchanged += 1
+                await self._settle(unit, writer)
+            else:
+                if unit.origin == "local":
+                    await asyncio.to_thread(self._refuse_live, unit)
+                got = await self._obtain(unit, origin, found, writer)
+                if isinstance(got, Absent):
+                    await self._absent(unit, got, parsers, writer)
+                    return
+                self._counted.append(unit)
+                await self._take(unit, got, found, before, parsers, writer)
+                await self._settle(unit, writer)
+            self._tidy(unit.file, unit.parts, unit.origin)  # also what a run left that was killed after its last step
+        finally:
+            origin.release(unit)
+
+    async def _obtain(self, unit: Unit, origin: Origin, found: Found, writer: ThreadPoolExecutor) -> Got | Absent:
         try:
-            spool = await loop.run_in_executor(parsers, self._parse, path, file)
+            got: Got | Absent = await self._online(origin.obtain(unit, found))
+        except BadFile as bad:
+            self._counted.append(unit)
+            await self._reject(unit, bad.path, found.sha256, bad.error, writer)
+            raise bad.error from None
+        return got
+
+    async def _take(
+        self,
+        unit: Unit,
+        got: Got,
+        found: Found,
+        before: Mapping[str, Entry | None],
+        parsers: ThreadPoolExecutor,
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        """Parse what was obtained and store what is not there yet."""
+        try:
+            spool = await asyncio.get_running_loop().run_in_executor(parsers, self._parse, got, unit.file)
         except DataError as error:
-            await self._reject(unit, path, sha256, error, writer)
+            if got.bad is not None:
+                await self._reject(unit, got.bad, got.sha256, error, writer)
+            elif unit.origin == "rest":  # asked for again by the next run
+                self._tidy(unit.file, (), "rest")
             raise
         try:
             # Products with the same content as before are left alone, unless all are asked for again.
-            todo = [
-                p
-                for p in unit.products
-                if self._force or not ((e := before[p]) and e.state == "done" and e.sha256 == sha256)
-            ]
-            await self._store(unit, todo, spool, sha256, path, before, writer)
+            todo = [p for p in unit.products if self._force or not _same(before[p], found)]
+            await self._store(unit, todo, spool, got, found, before, writer)
         finally:
             spool.close()
-        await self._settle(unit, writer)
-        self._tidy(file)
 
-    def _parse(self, path: Path, file: ArchiveFile) -> Spool:
+    async def _not_done_elsewhere(self, unit: Unit, writer: ThreadPoolExecutor) -> Unit | None:
+        """The unit without what is done from another origin; None where nothing remains.
+
+        Raises DataError where rows with ids and rows without would come together in one day.
+        """
+        if self._force:
+            return unit
+        todo = []
+        for product in unit.products:
+            others = [e for e in self._manifest.elsewhere(unit.file, product) if e.state in ("done", "writing")]
+            if unit.file.table != "candles":
+                for other in others:
+                    if "local" in (unit.origin, origin_of(other.key)):
+                        raise _mixed(unit)
+            mine = self._manifest.get(unit.file.key, product)
+            if (mine is None or mine.state != "done") and any(e.state == "done" and not e.gaps for e in others):
+                kept = next(e for e in others if e.state == "done" and not e.gaps)
+                there = structs.replace(unit, file=structs.replace(unit.file, key=kept.key), products=(product,))
+                self._counted.append(there)
+                await self._settle(there, writer)
+            else:
+                todo.append(product)
+        if todo:
+            return structs.replace(unit, products=tuple(todo))
+        self.summary.unchanged += 1
+        return None
+
+    def _refuse_live(self, unit: Unit) -> None:
+        """Raise DataError where the store has live trades of the day, whose ids the dump's rows do not have."""
+        if self._force or unit.file.table == "candles" or self._open_reader is None:
+            return
+        start = day_start(unit.file.first_day)
+        try:
+            with self._open_reader() as reader:
+                batches = reader.batches(
+                    unit.file.table, venue=unit.file.venue, symbols=[unit.file.symbol], start=start,
+                    end=start + 86_400_000_000_000, columns=["trade_id"],
+                )  # fmt: skip
+                ids = (text for batch in batches for text in batch.column("trade_id").to_pylist())
+                if any(not text.startswith("dump:") for text in ids):
+                    raise _mixed(unit)
+        except StoreError:
+            return  # nothing is stored yet
+
+    def _parse(self, got: Got, file: ArchiveFile) -> Spool:
         from .spool import Spool
 
-        return Spool(path, file, self._source, path.with_name(path.name + ".spool"))
+        return Spool(got.rows(), file, got.spool)
 
     def _count_gaps(self, units: Sequence[Unit]) -> int:
         """Gap rows that are open in the asked range, the border to the day after it included."""
@@ -304,21 +399,22 @@ class Archiver:
                 found.update((g.venue, g.symbol, g.record_type, g.ts_from, g.ts_to) for g in (*entry.gaps, *edge))
         return len(found)
 
-    def _tidy(self, file: ArchiveFile) -> None:
-        """Remove what a finished file needed on its way."""
-        path = self.downloader.path(file)
-        if not path.parent.exists():
-            return
-        for suffix in (".part", ".spool", ".bad", *(() if self._keep else ("",))):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        self._prune(path.parent)
+    def _tidy(self, file: ArchiveFile, parts: Sequence[ArchiveFile] = (), origin: str = "file") -> None:
+        """Remove what a finished unit needed on its way."""
+        paths = self._origins[origin].tidy(file, parts)
+        keep = {self.downloader.path(f) for f in (parts or (file,))} if self._keep else set()
+        for path in paths:
+            if path not in keep:
+                path.unlink(missing_ok=True)
+        for folder in dict.fromkeys(path.parent for path in paths):
+            self._prune(folder)
 
     def _prune(self, folder: Path) -> None:
         """Remove empty folders below the downloads."""
         root = self._folder / DOWNLOADS
         while folder != root and root in folder.parents:
             try:
-                folder.rmdir()
+                folder.rmdir()  # absent or not empty: an OSError
             except OSError:
                 return
             folder = folder.parent
@@ -352,30 +448,53 @@ class Archiver:
         # The manifest first: the run that gets a good file marks as repaired what is named here.
         self._manifest.put(file, entries)
         if gaps:
-            await self._in_writer(writer, self._write_gaps, gaps)
+            await self._in_writer(writer, self._storing.write_gaps, gaps)
 
-    async def _not_published(self, unit: Unit, before: dict[str, Entry | None], writer: ThreadPoolExecutor) -> None:
-        """Keep what was archived while the file was there, and note the rest as missing."""
+    async def _absent(self, unit: Unit, why: Absent, parsers: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> None:
+        """Ask REST where it may help; keep what was archived while it was there, and note the rest as missing."""
         file = unit.file
-        absent = tuple(p for p in unit.products if (e := before[p]) is None or e.state != "done")
+        states = {p: e.state if (e := self._manifest.get(file.key, p)) else "" for p in unit.products}
+        absent = tuple(p for p in unit.products if states[p] != "done")
         if len(absent) < len(unit.products):
-            self._reporter.warn(f"{file.name} is no longer published; the archived rows stay")
+            kept = structs.replace(unit, products=tuple(p for p in unit.products if p not in absent))
+            self._counted.append(kept)
+            words = "is no longer published" if unit.origin in ("file", "utc") else "is not to be had any more"
+            self._reporter.warn(f"{file.name} {words}; the archived rows stay")
             self.summary.unchanged += 1
-            await self._settle(unit, writer)
-        if absent:  # such as candles to be built of trades that are archived but not to be had again
-            await self._missing(structs.replace(unit, products=absent), before, writer)
+            await self._settle(kept, writer)
+        if not absent:  # else such as candles to be built of trades that are archived but not to be had again
+            return
+        unit = structs.replace(unit, products=absent)
+        rest = self._origins.get("rest")
+        if unit.rest and isinstance(rest, RestOrigin):
+            beyond = rest.absent(rest_unit(unit).file)
+            if beyond is None:
+                self._reporter.info(f"{why.warning.partition(':')[0]}: asking for the day over REST")
+                await self._unit(rest_unit(unit), parsers, writer)
+                return
+            if why.partly:
+                await self._unit(structs.replace(unit, rest=False), parsers, writer)
+                return
+            why = structs.replace(why, detail=f"{why.detail}; {beyond.detail}")
+        self._counted.append(unit)
+        await self._missing(unit, why, {p: states[p] for p in absent}, writer)
 
-    async def _missing(self, unit: Unit, before: dict[str, Entry | None], writer: ThreadPoolExecutor) -> None:
+    async def _missing(self, unit: Unit, why: Absent, states: Mapping[str, str], writer: ThreadPoolExecutor) -> None:
         file = unit.file
         self.summary.missing += 1
-        self._reporter.warn(f"{file.venue} has no {file.name}: the day is missing upstream")
+        self._reporter.warn(why.warning)
         entries, gaps = [], []
         for product in unit.products:
-            gap = missing_gap(file, _table_of(product), f"{file.name} is not published")
+            others = [e for e in self._manifest.elsewhere(file, product) if e.state == "done"]
+            if others:  # the rows are there from elsewhere, with gaps of their own
+                there = structs.replace(file, key=others[0].key)
+                self._counted.append(structs.replace(unit, file=there, products=(product,)))
+                continue
+            gap = missing_gap(file, _table_of(product), why.detail, reason=why.reason)
             gaps.append(gap)
             entries.append(Entry(file.key, product, "missing", gaps=(gap,), updated_ns=self._clock.now()))
-        if any((e := before[p]) is None or e.state != "missing" for p in unit.products):
-            await self._in_writer(writer, self._write_gaps, gaps)
+        if any(states[e.product] != "missing" for e in entries):
+            await self._in_writer(writer, self._storing.write_gaps, gaps)
         self._manifest.put(file, entries)
 
     async def _store(
@@ -383,48 +502,63 @@ class Archiver:
         unit: Unit,
         products: Sequence[str],
         spool: Spool,
-        sha256: str,
-        path: Path,
-        before: dict[str, Entry | None],
+        got: Got,
+        found: Found,
+        before: Mapping[str, Entry | None],
         writer: ThreadPoolExecutor,
     ) -> None:
         file, audit = unit.file, spool.audit
+        sha256 = got.sha256
+        first, last = audit.ends
         base = Entry(
-            file.key, "", "writing", sha256, os.stat(path).st_size, audit.rows, audit.first, audit.last, audit.first_ts,
-            audit.last_ts, updated_ns=self._clock.now(), last_day=file.last_day.isoformat(),
+            file.key, "", "writing", sha256, got.size, audit.rows, first, last, audit.first_ts,
+            audit.last_ts, updated_ns=self._clock.now(), last_day=file.last_day.isoformat(), version=found.version,
         )  # fmt: skip
         step = self._step(file)
-        entries, rows = [], []
+        entries, rows, marks, others = [], [], [], []
+        replace = []
         for product in products:
             table = _table_of(product)
             severity = "lost" if table == file.table else "suspect"
             mine = structs.replace(base, product=product)
             edge = boundary_gap(file, table, self._manifest.neighbours(file, product)[0], mine, step)
-            holes = [structs.replace(g, record_type=table, severity=severity) for g in audit.holes]
+            holes = [structs.replace(g, record_type=table, severity=severity) for g in (*audit.holes, *got.gaps)]
             own = _unique([*holes, *([] if edge is None else [edge])])
             entries.append(structs.replace(mine, gaps=tuple(own)))
-            old = before[product]
-            gone = [] if old is None else _gone(old.gaps, own)
-            rows += [*own, *(_repaired(g) for g in gone if not self._still_missing(file, product, g))]
-        # Rows of another version of the file must go, also when that version was only half confirmed.
-        replace = [p for p in products if (e := before[p]) and e.state in ("done", "writing") and e.sha256 != sha256]
-        # Until it is done, the mark names every gap that may be in the store; a replacement that was cut
-        # short leaves rows of either version, so it names no checksum and is replaced again.
-        marks = [
-            structs.replace(
-                e,
-                sha256="" if e.product in replace else sha256,
-                gaps=tuple(_unique([*e.gaps, *(old.gaps if (old := before[e.product]) else ())])),
+            # What the manifest knew of this day: from an earlier version, and from other origins.
+            elsewhere = self._manifest.elsewhere(file, product)
+            others += elsewhere
+            known = [*([] if (old := before[product]) is None else [old]), *elsewhere]
+            old_gaps = _unique([g for e in known for g in e.gaps])
+            rows += [
+                *own,
+                *(_repaired(g) for g in _gone(old_gaps, own) if not self._still_missing(file, product, g, elsewhere)),
+            ]
+            # Rows of another version must go, also when that version was only half confirmed.
+            stale = [e for e in known if e.state in ("done", "writing") and (e in elsewhere or e.sha256 != sha256)]
+            if stale:
+                replace.append(product)
+            # Until it is done, the mark names every gap that may be in the store; a replacement that was cut
+            # short leaves rows of either version, so it names no checksum and is replaced again.
+            marks.append(
+                structs.replace(
+                    mine, sha256="" if stale else sha256, version="", gaps=tuple(_unique([*own, *old_gaps]))
+                )
             )
-            for e in entries
-        ]
+            marks += [structs.replace(e, state="writing", sha256="", version="") for e in elsewhere if e in stale]
         self._manifest.put(file, marks)
-        counts = await self._in_writer(writer, self._write, unit, products, spool, replace, rows)
-        self._manifest.put(file, [structs.replace(e, state="done", updated_ns=self._clock.now()) for e in entries])
+        counts = await self._in_writer(writer, self._storing.write, unit, products, spool, replace, rows)
+        done = [structs.replace(e, state="done", updated_ns=self._clock.now()) for e in entries]
+        self._manifest.put(file, done, remove=others)
+        self._count(unit, spool, got, counts, replaced=bool(replace))
+
+    def _count(self, unit: Unit, spool: Spool, got: Got, counts: Mapping[str, int], *, replaced: bool) -> None:
+        """Add a stored unit to the summary and say what a person should know."""
+        file, audit = unit.file, spool.audit
         self.summary.files += 1
-        self.summary.replaced += bool(replace)
+        self.summary.replaced += replaced
         self.summary.duplicates += spool.duplicates
-        self.summary.outside += audit.outside
+        self.summary.outside += audit.outside + got.dropped
         for product, count in counts.items():
             self.summary.rows[product] = self.summary.rows.get(product, 0) + count
         if audit.outside:
@@ -432,6 +566,10 @@ class Archiver:
         if audit.hole_count:
             what = "candles" if file.table == "candles" else "ids"
             self._reporter.warn(f"{file.name} misses {what} in {audit.hole_count} places; see the table gaps")
+        for gap in got.gaps:
+            self._reporter.warn(f"{file.name} is not whole: {gap.detail}")
+        if not audit.rows:
+            self._reporter.info(f"{file.name}: the exchange has no rows")
 
     @staticmethod
     def _step(file: ArchiveFile) -> int | None:
@@ -461,17 +599,20 @@ class Archiver:
                         inner = [g for g in later.gaps if g not in old]
                         gaps = [*inner, *([] if new is None else [new])]
                         await self._in_writer(
-                            writer, self._write_gaps, [*_unique(gaps), *map(_repaired, _gone(old, gaps))]
+                            writer, self._storing.write_gaps, [*_unique(gaps), *map(_repaired, _gone(old, gaps))]
                         )
                         self._manifest.set_gaps(later, gaps)
                         if later is mine:
                             mine = structs.replace(mine, gaps=tuple(gaps))
 
-    def _still_missing(self, file: ArchiveFile, product: str, gap: Gap) -> bool:
-        """Whether another file keeps this gap open: candles of all intervals share their Gap rows."""
-        if gap.reason not in (MISSING_FILE, BAD_FILE) or gap.record_type != "candles":
+    def _still_missing(self, file: ArchiveFile, product: str, gap: Gap, gone: Sequence[Entry]) -> bool:
+        """Whether another file keeps this gap open: candles of all intervals share their Gap rows.
+
+        ``gone`` are the same days of other origins, which this one takes over.
+        """
+        if gap.reason not in (MISSING_FILE, BAD_FILE, OUT_OF_REACH) or gap.record_type != "candles":
             return False
-        return self._manifest.others_missing(file, product)
+        return self._manifest.others_missing(file, product, [e.key for e in gone])
 
     # -- the writer thread -----------------------------------------------------------------------
 
@@ -485,88 +626,23 @@ class Archiver:
                     raise
                 await self._clock.sleep(_POLL)
 
-    def _open(self) -> IWriter:
-        if self._writer is None:
-            self._writer = self._open_store()
-        return self._writer
 
-    def _close_writer(self, confirm: bool) -> None:
-        writer, self._writer = self._writer, None
-        if writer is None:
-            return
-        if not confirm and (discard := getattr(writer, "discard", None)) is not None:
-            discard()
-        writer.close()
+def _same(entry: Entry | None, found: Found) -> bool:
+    """Whether a manifest row says that what is there now is archived."""
+    if entry is None or entry.state != "done":
+        return False
+    if found.sha256:
+        return entry.sha256 == found.sha256
+    return not found.version or entry.version == found.version
 
-    def _write_gaps(self, gaps: Sequence[Gap]) -> None:
-        writer = self._open()
-        writer.write(gaps)
-        writer.flush()
 
-    def _write(
-        self, unit: Unit, products: Sequence[str], spool: Spool, replace: Sequence[str], gaps: Sequence[Gap]
-    ) -> dict[str, int]:
-        from .candles import CandleMaker
-        from .parse import gap_batch
-
-        file = unit.file
-        writer = self._open()
-        makers = {p: CandleMaker(p.removeprefix(BUILT)) for p in products if p.startswith(BUILT)}
-        counts = dict.fromkeys(products, 0)
-        try:
-            for product in replace:
-                self._delete(writer, file, product)
-            for batch, notional in spool.batches():
-                if file.table in counts:
-                    writer.write_batch(file.table, batch)
-                    counts[file.table] += batch.num_rows
-                for maker in makers.values():
-                    maker.feed(batch, notional)
-            for product, maker in makers.items():
-                built = maker.finish(file.venue, file.symbol)
-                writer.write_batch("candles", built)
-                counts[product] = built.num_rows
-            if gaps:  # as a batch, so that they become visible in the same commit as the rows
-                writer.write_batch("gaps", gap_batch(gaps))
-            writer.flush()
-        except OSError as error:
-            self._give_up()
-            raise disk_error(error, f"writing {file.name}") from None
-        except BaseException:
-            self._give_up()
-            raise
-        return counts
-
-    def _give_up(self) -> None:
-        """Drop what the writer has not confirmed; a writer that cannot is left behind, not flushed."""
-        writer, self._writer = self._writer, None
-        discard = getattr(writer, "discard", None)
-        if writer is not None and discard is not None:
-            try:
-                discard()
-                writer.close()
-            except (CmdError, OSError) as error:
-                self._reporter.warn(f"closing the store after an error: {error}")
-
-    @staticmethod
-    def _delete(writer: IWriter, file: ArchiveFile, product: str) -> None:
-        """Mark the archived rows of a file as deleted, where the store can; live rows stay."""
-        delete = getattr(writer, "delete", None)
-        if delete is None:
-            return
-        start, end = day_start(file.first_day), day_start(file.last_day) + 86_400_000_000_000
-        if product.startswith(BUILT):
-            interval = product.removeprefix(BUILT)
-            delete(
-                "candles", file.venue, file.symbol, start, end, archived_only=True, interval=interval, source="built"
-            )
-        elif product == "candles":
-            interval = file.interval
-            delete(
-                "candles", file.venue, file.symbol, start, end, archived_only=True, interval=interval, source="exchange"
-            )
-        else:
-            delete(product, file.venue, file.symbol, start, end, archived_only=True)
+def _mixed(unit: Unit) -> DataError:
+    file = unit.file
+    return DataError(
+        f"{file.venue} {file.symbol} {file.table} of {file.first_day}: rows of a local file have no ids, and would be "
+        "there twice beside rows that have them",
+        hint="--force replaces what was archived of the day",
+    )
 
 
 def _table_of(product: str) -> str:

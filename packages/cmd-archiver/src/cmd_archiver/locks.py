@@ -20,6 +20,11 @@ class FileLock:
         self.path = folder / (quote(name, safe="-_.") + ".lock")
         self._fd: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether the lock is ours."""
+        return self._fd is not None
+
     def acquire(self) -> bool:
         """Take the lock if it is free; returns whether it is ours now."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

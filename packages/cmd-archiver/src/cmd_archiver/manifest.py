@@ -22,7 +22,7 @@ from cmd_common.records import Gap
 __all__ = ["Entry", "Manifest"]
 
 State = Literal["writing", "done", "missing", "quarantined"]
-_VERSION = 1
+_VERSION = 2
 _CREATE = """
 CREATE TABLE IF NOT EXISTS files (
     key TEXT NOT NULL, product TEXT NOT NULL,
@@ -30,19 +30,22 @@ CREATE TABLE IF NOT EXISTS files (
     day TEXT NOT NULL, last_day TEXT NOT NULL,
     state TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, rows INTEGER NOT NULL,
     first_id INTEGER, last_id INTEGER, first_ts INTEGER, last_ts INTEGER,
-    gaps TEXT NOT NULL, detail TEXT NOT NULL, updated_ns INTEGER NOT NULL,
+    gaps TEXT NOT NULL, detail TEXT NOT NULL, updated_ns INTEGER NOT NULL, version TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (key, product)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS files_by_day ON files (venue, tbl, symbol, interval, day);
 """
 _COLUMNS = (
     "key, product, venue, tbl, symbol, interval, day, last_day, state, sha256, size, rows, "
-    "first_id, last_id, first_ts, last_ts, gaps, detail, updated_ns"
+    "first_id, last_id, first_ts, last_ts, gaps, detail, updated_ns, version"
 )
 
 
 class Entry(Struct, frozen=True):
-    """One row: ids and times are those of the first and last row of the file, in id or time order."""
+    """One row: ids and times are those of the first and last row of the file, in id or time order.
+
+    ``version`` is what the server says of a file without a published checksum (ETag, date, size).
+    """
 
     key: str
     product: str
@@ -58,6 +61,7 @@ class Entry(Struct, frozen=True):
     detail: str = ""
     updated_ns: int = 0
     last_day: str = ""
+    version: str = ""
 
 
 _GAPS = msgspec.json.Decoder(tuple[Gap, ...])
@@ -80,7 +84,9 @@ class Manifest:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
+            if version == 1:
+                self._upgrade(read_only=read_only)
+            elif version not in (0, _VERSION):
                 raise StoreError(
                     f"{path} has version {version}, this program knows {_VERSION}", hint="use the newer program"
                 )
@@ -91,6 +97,18 @@ class Manifest:
             raise StoreError(f"cannot open the archive manifest {path}: {error}") from None
         except OSError as error:
             raise StoreError(f"cannot create the archive manifest {path}: {error.strerror or error}") from None
+
+    def _upgrade(self, *, read_only: bool) -> None:
+        """From version 1, which knew no files without a published checksum."""
+        if read_only:  # looked at as it will be, in memory
+            disk, self._db = self._db, sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            disk.backup(self._db)
+            disk.close()
+        self._db.execute("BEGIN IMMEDIATE")
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == 1:
+            self._db.execute("ALTER TABLE files ADD COLUMN version TEXT NOT NULL DEFAULT ''")
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
+        self._db.execute("COMMIT")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -131,31 +149,40 @@ class Manifest:
             found.append(self._entry(row) if row else None)
         return found[0], found[1]
 
-    def others_missing(self, file: ArchiveFile, product: str) -> bool:
-        """Whether candles of another interval or source are missing for these days of the symbol."""
+    def others_missing(self, file: ArchiveFile, product: str, but: Sequence[str] = ()) -> bool:
+        """Whether candles of another interval or source are missing for these days of the symbol; the
+        product's rows of the keys in ``but`` do not count.
+        """
         with self._errors():
-            row = self._db.execute(
-                "SELECT 1 FROM files WHERE venue = ? AND symbol = ? AND day = ? AND last_day = ? AND state IN ('missing', 'quarantined') "
-                "AND (product = 'candles' OR product LIKE 'built:%') AND NOT (key = ? AND product = ?) LIMIT 1",
-                (
-                    file.venue,
-                    file.symbol,
-                    file.first_day.isoformat(),
-                    file.last_day.isoformat(),
-                    file.key,
-                    product,
-                ),
-            ).fetchone()
-        return row is not None
+            rows = self._db.execute(
+                "SELECT key, product FROM files WHERE venue = ? AND symbol = ? AND day = ? AND last_day = ? "
+                "AND state IN ('missing', 'quarantined') AND (product = 'candles' OR product LIKE 'built:%')",
+                (file.venue, file.symbol, file.first_day.isoformat(), file.last_day.isoformat()),
+            ).fetchall()
+        mine = {(key, product) for key in (file.key, *but)}
+        return any(row not in mine for row in rows)
 
-    def put(self, file: ArchiveFile, entries: Sequence[Entry]) -> None:
-        """Insert or replace rows of one file; durable on return, all or none."""
+    def elsewhere(self, file: ArchiveFile, product: str) -> list[Entry]:
+        """The rows of the same days and product that have another key: from REST, from a local file."""
+        with self._errors():
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM files WHERE venue = ? AND tbl = ? AND symbol = ? AND interval = ? "
+                "AND day = ? AND last_day = ? AND product = ? AND key != ? ORDER BY key",
+                (
+                    file.venue, file.table, file.symbol, file.interval, file.first_day.isoformat(),
+                    file.last_day.isoformat(), product, file.key,
+                ),
+            ).fetchall()  # fmt: skip
+        return [self._entry(row) for row in rows]
+
+    def put(self, file: ArchiveFile, entries: Sequence[Entry], remove: Sequence[Entry] = ()) -> None:
+        """Insert or replace rows of one file's days and remove others; durable on return, all or none."""
         rows = [
             (
                 e.key, e.product, file.venue, file.table, file.symbol, file.interval,
                 file.first_day.isoformat(), file.last_day.isoformat(),
                 e.state, e.sha256, e.size, e.rows, e.first_id, e.last_id, e.first_ts, e.last_ts,
-                msgspec.json.encode(e.gaps).decode(), e.detail, e.updated_ns,
+                msgspec.json.encode(e.gaps).decode(), e.detail, e.updated_ns, e.version,
             )
             for e in entries
         ]  # fmt: skip
@@ -164,6 +191,9 @@ class Manifest:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany(f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({marks})", rows)
+                self._db.executemany(
+                    "DELETE FROM files WHERE key = ? AND product = ?", [(e.key, e.product) for e in remove]
+                )
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:

@@ -1,19 +1,15 @@
-"""From a published zip to typed Arrow batches: streamed, CRC-checked, never an object a row.
+"""From a published file to typed Arrow batches: streamed, CRC-checked, never an object a row.
 
-The member is inflated in pieces of a few MiB, cut at line ends and parsed by Arrow's CSV reader,
+The text is unpacked in pieces of a few MiB, cut at line ends and parsed by Arrow's CSV reader,
 so memory does not grow with the file. A file either parses to its end, with the CRC and size that
-the zip's directory promises, or it is a DataError that names the file and the line.
+its packing promises, or it is a DataError that names the file and the line.
 """
 
 from __future__ import annotations
 
 import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import pyarrow as pa
@@ -26,11 +22,21 @@ from cmd_common.records import INEXACT, Gap
 from cmd_common.schema import SCHEMA, Column
 
 from ._arrow import pc, read_csv, repeat
+from .plan import interval_ns
+from .unpack import BLOCK, Choose, pieces
 
-__all__ = ["CsvFile", "arrow_schema", "derive", "gap_batch", "inflate", "to_ns"]
+__all__ = [
+    "CsvFile",
+    "RowIds",
+    "arrow_schema",
+    "derive",
+    "gap_batch",
+    "schema_layout",
+    "seconds_to_ns",
+    "times_of",
+    "to_ns",
+]
 
-BLOCK: Final = 4 << 20  # bytes of text that are parsed at once
-_READ: Final = 256 << 10  # compressed bytes read at once
 _LINE_LIMIT: Final = 1 << 16  # no row of any known layout comes near it
 _ROW: Final = re.compile(r"Row #(\d+): ")
 _NUMBER: Final = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -44,105 +50,37 @@ _TYPES: Final[Mapping[str, pa.DataType]] = {
 }
 
 
-def _codec() -> tuple[Any, Any, bool]:
-    """Return (decompressobj, crc32, fast): ISA-L's where the extra ``fast`` is installed, else zlib's."""
-    try:
-        from isal import isal_zlib
-    except ModuleNotFoundError as error:
-        if error.name != "isal":
-            raise
-        return zlib.decompressobj, zlib.crc32, False
-    fast: ModuleType = isal_zlib
-    return fast.decompressobj, fast.crc32, True
-
-
-_DECOMPRESS, _CRC32, FAST = _codec()
-
-
-def inflate(path: Path, file: ArchiveFile, source: ArchiveSource) -> Iterator[bytes]:
-    """Yield the text of the CSV inside a zip in pieces; at its end CRC and size have been checked.
-
-    Raises DataError for anything that is not a whole zip with the expected member.
-    """
-    name = file.name
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
-        raise DataError(f"{name} is not a whole zip: {error}") from None
-    try:
-        info = infos[source.member(tuple(infos), file)]
-    except ProtocolError as error:
-        raise DataError(error.message, hint=error.hint) from None
-    if info.flag_bits & 1:
-        raise DataError(f"{name}: {info.filename} is encrypted")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{name}: {info.filename} is packed by method {info.compress_type}, only deflate is known")
-    stored = info.compress_type == zipfile.ZIP_STORED
-    engine = None if stored else _DECOMPRESS(-15)
-    crc, size, left = 0, 0, info.compress_size
-    with path.open("rb", buffering=0) as raw:
-        raw.seek(info.header_offset)
-        head = raw.read(30)
-        if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            raise DataError(f"{name} is not a whole zip: no local header for {info.filename}")
-        name_length, extra_length = struct.unpack("<HH", head[26:30])
-        raw.seek(name_length + extra_length, 1)
-        pending = b""
-        while True:
-            if not pending and left:
-                pending = raw.read(min(_READ, left))
-                if not pending:
-                    raise DataError(f"{name} is not a whole zip: {left} bytes of {info.filename} are missing")
-                left -= len(pending)
-            if engine is None:
-                piece, pending = pending, b""
-            else:
-                try:
-                    piece = engine.decompress(pending, BLOCK)
-                except Exception as error:  # zlib.error and isal's own class have no common base
-                    raise DataError(f"{name}: {info.filename} does not inflate after {size} bytes: {error}") from None
-                pending = engine.unconsumed_tail
-            crc = _CRC32(piece, crc)
-            size += len(piece)
-            if size > info.file_size:
-                raise DataError(f"{name}: {info.filename} is larger than the {info.file_size} bytes that the zip says")
-            if piece:
-                yield piece
-            if engine is None or engine.eof:
-                if not left or engine is not None:
-                    break
-            elif not left and not pending and not piece:
-                raise DataError(f"{name}: {info.filename} ends after {size} of {info.file_size} bytes")
-    if size != info.file_size:
-        raise DataError(f"{name}: {info.filename} has {size} bytes, the zip says {info.file_size}")
-    if crc != info.CRC:
-        raise DataError(f"{name}: {info.filename} has CRC {crc:08x}, the zip says {info.CRC:08x}")
-
-
 class CsvFile:
     """One published file: its layout once the first line was seen, and its rows as raw batches."""
 
-    def __init__(self, path: Path, file: ArchiveFile, source: ArchiveSource) -> None:
+    def __init__(self, path: Path, file: ArchiveFile, source: ArchiveSource, choose: Choose | None = None) -> None:
+        """``choose`` picks the member of a zip; without it the source does."""
         self.path = path
         self.file = file
         self.layout: CsvLayout | None = None
         self.rows = 0
         self._source = source
+        self._choose = choose or (lambda names: source.member(names, file))
         self._lines = 0  # lines before the block in hand, header included
 
     def _look(self, line: bytes) -> bool:
         """Choose the layout by the first line; returns whether that line is a header."""
         cells = line.rstrip(b"\r\n").split(b",")
-        header = not _NUMBER.fullmatch(cells[0].strip())
+        header = not any(_NUMBER.fullmatch(cell.strip()) for cell in cells)
         try:
-            names = [cell.decode("utf-8") for cell in cells] if header else None
-            self.layout = self._source.layout(self.file.table, names, len(cells))
-        except UnicodeDecodeError:
-            raise DataError(f"{self.file.name}, line 1: not text") from None
+            names = self._decode(line) if header else None
+            self.layout = self._source.layout(self.file.table, names, len(cells if names is None else names))
         except ProtocolError as error:
             raise DataError(f"{self.file.name}, line 1: {error.message}", hint=error.hint) from None
         return header
+
+    def _decode(self, line: bytes) -> list[str]:
+        for encoding in self._source.encodings:
+            try:
+                return line.decode(encoding).removeprefix("\ufeff").rstrip("\r\n").split(",")
+            except UnicodeDecodeError:
+                continue
+        raise DataError(f"{self.file.name}, line 1: not text")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield batches with the file's own columns; the file is proven whole when they end.
@@ -151,7 +89,7 @@ class CsvFile:
         """
         parts: list[bytes] = []
         held = 0
-        for piece in inflate(self.path, self.file, self._source):
+        for piece in pieces(self.path, self.file.name, self._choose):
             parts.append(piece)
             held += len(piece)
             if held < BLOCK:
@@ -305,10 +243,75 @@ def _inexact(values: Any) -> Any | None:
     return pc.greater(pc.binary_length(pc.replace_substring_regex(texts, r"[-.]|e.*", "")), 15)
 
 
-def derive(batch: pa.RecordBatch, layout: CsvLayout, file: ArchiveFile) -> pa.RecordBatch:
+def seconds_to_ns(values: Any) -> Any:
+    """Turn decimal seconds, as text, into ns exactly; digits behind the ninth are cut off. Raises DataError."""
+    good = pc.match_substring_regex(values, r"^[0-9]{1,10}(\.[0-9]*)?$")
+    if not pc.all(good, min_count=0).as_py():
+        bad = values[pc.index(good, False).as_py()].as_py()
+        raise DataError(f"{bad!r:.40} is not a time in seconds")
+    whole = pc.cast(pc.replace_substring_regex(values, r"\..*$", ""), pa.int64())
+    fraction = pc.utf8_rpad(pc.replace_substring_regex(values, r"^[0-9]+\.?", ""), 9, "0")
+    fraction = pc.cast(pc.utf8_slice_codeunits(fraction, 0, 9), pa.int64())
+    if pc.any(pc.less_equal(whole, 0)).as_py():
+        raise DataError("0 is not a time")
+    return pc.add(pc.multiply(whole, 10**9), fraction)
+
+
+def _side(values: Any) -> Any:
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+    buy, sell = (pc.is_in(words, value_set=pa.array(w)) for w in (["buy", "b", "bid"], ["sell", "s", "ask"]))
+    known = pc.or_(buy, sell)
+    if not pc.all(known, min_count=0).as_py():
+        bad = values[pc.index(known, False).as_py()].as_py()
+        raise DataError(f"{bad!r:.40} is neither buy nor sell")
+    return pc.if_else(buy, "buy", "sell")
+
+
+class RowIds:
+    """Makes ids for rows that have none, from batches in time order: ``dump:<ns>:<n>``.
+
+    ``n`` counts the rows of one instant from 0, so that the same file gives the same ids in every run.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._count = 0
+
+    def next(self, times: Any) -> Any:
+        """The ids of the next batch, by its times in ns."""
+        count = len(times)
+        if not count:
+            return pa.array([], pa.string())
+        rows = pa.array(range(count), pa.int64())
+        fresh = pa.concat_arrays([pa.array([times[0].as_py() != self._last]), pc.not_equal(times[1:], times[:-1])])
+        begin = pc.fill_null_forward(pc.if_else(fresh, rows, pa.scalar(None, pa.int64())))
+        ordinal = pc.subtract(rows, pc.fill_null(begin, -self._count))
+        self._last, self._count = times[-1].as_py(), ordinal[-1].as_py() + 1
+        return pc.binary_join_element_wise("dump", pc.cast(times, pa.string()), pc.cast(ordinal, pa.string()), ":")
+
+
+def schema_layout(table: str, *, ids: bool, contiguous: bool, sparse: bool = False, notional: str = "") -> CsvLayout:
+    """The layout of rows that have the schema's columns already, such as those of REST history.
+
+    ``ids``: the numbers in ``trade_seq`` rise from row to row; ``notional`` names one column more.
+    """
+    columns = tuple(Derive(c.name, "copy", c.name) for c in SCHEMA[table].columns)
+    id_column = "trade_seq" if ids and table != "candles" else ""
+    return CsvLayout((), columns, id_column, notional, contiguous=contiguous, sparse=sparse)
+
+
+def times_of(batch: pa.RecordBatch, layout: CsvLayout, file: ArchiveFile) -> Any:
+    """The times by which rows are ordered, ns: open times of candles, else event times. Raises DataError."""
+    target = "open_time" if file.table == "candles" else "ts_event"
+    rule = next(rule for rule in layout.derive if rule.target == target)
+    return _apply(rule, batch, pa.int64(), file)
+
+
+def derive(batch: pa.RecordBatch, layout: CsvLayout, file: ArchiveFile, row_ids: Any = None) -> pa.RecordBatch:
     """Make a batch with the schema's columns from one with the file's columns.
 
-    ``ts_recv`` is null, as in every row that came from a file. Raises DataError for impossible times.
+    ``ts_recv`` is null, as in every row that came from a file; ``row_ids`` are those of RowIds where the
+    layout asks for them. Raises DataError for impossible times.
     """
     table = SCHEMA[file.table]
     rules = {rule.target: rule for rule in layout.derive}
@@ -317,10 +320,13 @@ def derive(batch: pa.RecordBatch, layout: CsvLayout, file: ArchiveFile) -> pa.Re
     mask: Any = None
     for column in table.columns:
         kind = _TYPES[column.type]
+        rule = rules.get(column.name)
         if column.name == "flags":
             columns.append(None)
             continue
-        if (rule := rules.get(column.name)) is not None:
+        if rule is not None and rule.how == "row_id":
+            values = row_ids
+        elif rule is not None:
             values = _apply(rule, batch, kind, file)
         elif column.name in fixed:
             values = repeat(pa.scalar(fixed[column.name], kind), batch.num_rows)
@@ -329,9 +335,9 @@ def derive(batch: pa.RecordBatch, layout: CsvLayout, file: ArchiveFile) -> pa.Re
         if column.type == "float64" and (found := _inexact(values)) is not None:
             mask = found if mask is None else pc.or_(mask, found)
         columns.append(values)
-    flags = repeat(pa.scalar(0, pa.int32()), batch.num_rows)
+    flags = batch.column("flags") if "flags" in rules else repeat(pa.scalar(0, pa.int32()), batch.num_rows)
     if mask is not None:
-        flags = pc.if_else(mask, pa.scalar(INEXACT, pa.int32()), flags)
+        flags = pc.if_else(mask, pc.bit_wise_or(flags, pa.scalar(INEXACT, pa.int32())), flags)
     columns[_index(table.columns, "flags")] = flags
     return pa.RecordBatch.from_arrays(columns, schema=arrow_schema(file.table))
 
@@ -356,8 +362,17 @@ def _apply(rule: Derive, batch: pa.RecordBatch, kind: pa.DataType, file: Archive
                 return to_ns(values, add=1)
             case "taker_from_buyer_maker":
                 return pc.if_else(values, "sell", "buy")
+            case "seconds":
+                ns = seconds_to_ns(values)
+                if isinstance(rule.value, int) and rule.value > 1:
+                    ns = pc.multiply(pc.divide(ns, rule.value), rule.value)
+                return ns
+            case "interval_end":
+                length = interval_ns(file.interval)
+                if length is not None:
+                    return pc.add(to_ns(values), length)
             case "side":
-                return pc.utf8_lower(values)
+                return _side(values)
     except DataError as error:
         raise DataError(f"{file.name}, column {rule.source}: {error.message}") from None
     raise ProtocolError(f"unknown rule {rule.how!r} for {rule.target}")

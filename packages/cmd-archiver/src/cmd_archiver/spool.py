@@ -1,12 +1,13 @@
-"""A file's rows between parsing and writing: proven whole before the store sees the first one.
+"""A unit's rows between parsing and writing: proven whole before the store sees the first one.
 
-Rows lie in an Arrow stream file with the file's own columns, about 40 bytes a trade. What the audit
-finds out of order or twice is put right here, so that the store gets rows in id or time order.
+Rows lie in an Arrow stream file with the columns of where they come from, about 40 bytes a trade of a
+file. What the audit finds out of order or twice is put right here, so that the store gets rows in the
+order of their ids, or of their times where ids are no numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +19,59 @@ from cmd_common.errors import DataError
 from ._arrow import pc
 from .audit import Audit
 from .download import disk_error
-from .parse import CsvFile, derive, to_ns
+from .parse import CsvFile, RowIds, derive, times_of
 from .plan import interval_ns
 
-__all__ = ["Spool", "audit_step"]
+__all__ = ["Batches", "Spool", "audit_step", "read_file"]
+
+Batches = Iterable[tuple[pa.RecordBatch, CsvLayout]]
+"""What a spool is filled from: batches with a layout that says what their columns mean; one for all."""
 
 
 def audit_step(file: ArchiveFile, layout: CsvLayout) -> int | None:
     """By how much positions rise: 1 for trade ids, the interval for candles, None where unknown."""
     if file.table == "candles":
-        return interval_ns(file.interval)
-    return 1 if layout.id_column else None
+        return None if layout.sparse else interval_ns(file.interval)
+    return 1 if layout.id_column and layout.contiguous else None
 
 
-def _source(layout: CsvLayout, target: str) -> str:
-    return next(rule.source for rule in layout.derive if rule.target == target)
+def read_file(path: Path, file: ArchiveFile, source: ArchiveSource) -> Iterator[tuple[pa.RecordBatch, CsvLayout]]:
+    """The rows of one published file. Raises DataError for what the file breaks, also when it has none."""
+    csv = CsvFile(path, file, source)
+    for batch in csv.batches():
+        assert csv.layout is not None
+        yield batch, csv.layout
+    if not csv.rows:
+        raise DataError(f"{file.name} holds no rows")
 
 
 class Spool:
-    """Parsed, audited rows of one file. ``path`` is removed by ``close``."""
+    """Parsed, audited rows of one unit. ``path`` is removed by ``close``; without rows ``layout`` is None."""
 
-    def __init__(self, zip_path: Path, file: ArchiveFile, source: ArchiveSource, path: Path) -> None:
-        """Parse the whole zip. Raises DataError for what the file breaks, StoreError for a full disk."""
+    def __init__(self, rows: Batches, file: ArchiveFile, path: Path) -> None:
+        """Take all rows. Raises DataError for what they break, StoreError for a full disk."""
         self.file = file
         self.path = path
         self.duplicates = 0
-        csv = CsvFile(zip_path, file, source)
-        self.layout: CsvLayout
-        self.audit: Audit
-        audit: Audit | None = None
+        self.layout: CsvLayout | None = None
+        self.audit = Audit(file, file.table, None)
+        self._twice = False  # a text id came twice at one time
+        self._edge: tuple[int, set[str]] = (0, set())  # the last time, and the text ids of its rows
         writer: pa.RecordBatchStreamWriter | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with pa.OSFile(str(path), "wb") as out:
                 try:
-                    for batch in csv.batches():
-                        layout = csv.layout
-                        assert layout is not None
-                        if writer is None or audit is None:
+                    for batch, layout in rows:
+                        if writer is None:
                             writer = pa.ipc.new_stream(out, batch.schema)
-                            audit = Audit(file, file.table, audit_step(file, layout))
-                        self._feed(audit, batch, layout)
+                            self._begin(layout)
+                        self._feed(batch)
                         writer.write_batch(batch)
                 finally:
                     if writer is not None:
                         writer.close()
-            if audit is None or csv.layout is None:
-                raise DataError(f"{file.name} holds no rows")
-            self.layout, self.audit = csv.layout, audit
-            if not audit.ordered:
+            if not self.audit.ordered or self._twice:
                 self._put_in_order()
         except OSError as error:
             path.unlink(missing_ok=True)
@@ -75,47 +80,95 @@ class Spool:
             path.unlink(missing_ok=True)
             raise
 
-    def _positions(self, batch: pa.RecordBatch, layout: CsvLayout, times: Any) -> Any | None:
-        if self.file.table == "candles":
-            return times
-        return batch.column(layout.id_column) if layout.id_column else None
+    def _begin(self, layout: CsvLayout) -> None:
+        self.layout = layout
+        self.audit = Audit(self.file, self.file.table, audit_step(self.file, layout))
+        self._key = "" if self.file.table == "candles" else layout.id_column
+        self._text_id = ""
+        if self.file.table != "candles" and not self._key:
+            rule = next(r for r in layout.derive if r.target == "trade_id")
+            self._text_id = rule.source if rule.how in ("copy", "text") else ""
+        self._numbered = any(r.how == "row_id" for r in layout.derive)
 
-    def _feed(self, audit: Audit, batch: pa.RecordBatch, layout: CsvLayout) -> None:
-        time = _source(layout, "open_time" if self.file.table == "candles" else "ts_event")
-        try:
-            times = to_ns(batch.column(time))
-        except DataError as error:
-            raise DataError(f"{self.file.name}, column {time}: {error.message}") from None
-        audit.feed(self._positions(batch, layout, times), times)
+    def _feed(self, batch: pa.RecordBatch) -> None:
+        assert self.layout is not None
+        if not batch.num_rows:
+            return
+        times = times_of(batch, self.layout, self.file)
+        if self._key:
+            positions: Any = batch.column(self._key)
+            if positions.null_count:
+                raise DataError(f"{self.file.name}: some rows have no number as their id and others have")
+        else:
+            positions = times if self.file.table == "candles" else None
+        if self._text_id and not self._twice:
+            self._look_for_repeats(batch.column(self._text_id), times)
+        self.audit.feed(positions, times)
+
+    def _look_for_repeats(self, ids: Any, times: Any) -> None:
+        """Rows are in time order or will be sorted: repeats lie in one batch, or at the edge of two."""
+        self._twice = pc.count_distinct(ids).as_py() < len(ids)
+        first, last = times[0].as_py(), times[-1].as_py()
+        if first == self._edge[0]:
+            same = ids.filter(pc.equal(times, first)).to_pylist()
+            self._twice = self._twice or not self._edge[1].isdisjoint(same)
+        ends = set(ids.filter(pc.equal(times, last)).to_pylist())
+        self._edge = (last, ends | self._edge[1] if last == self._edge[0] else ends)
 
     def _put_in_order(self) -> None:
-        """Sort by id or open time and drop repeated ones, the last of them stays; then audit again.
+        """Sort and drop repeated rows, then audit again.
 
-        Needs the whole file in memory, about 40 bytes a row: published files are rarely out of order.
+        By id or open time the last of several stays; by time, where ids are text, equal times keep the
+        file's order (turned round where the whole file goes backwards). Needs all rows in memory, about
+        40 bytes a row: published files are rarely out of order.
         """
-        key = _source(self.layout, "open_time") if self.file.table == "candles" else self.layout.id_column
+        assert self.layout is not None
         with pa.OSFile(str(self.path), "rb") as f:
-            table = pa.ipc.open_stream(f).read_all()
-        order = pa.array(range(table.num_rows), pa.int64())
-        table = table.append_column("__row", order).sort_by([(key, "ascending"), ("__row", "ascending")])
-        keys = table.column(key).combine_chunks()
-        last = pa.concat_arrays([pc.not_equal(keys[1:], keys[:-1]), pa.array([True])])
-        kept = table.filter(last).drop_columns(["__row"])
+            table = pa.ipc.open_stream(f).read_all().combine_chunks()
+        if not table.num_rows:
+            return
+        names = table.column_names
+        order: Any = pa.array(range(table.num_rows), pa.int64())
+        (batch,) = table.to_batches()
+        keys = batch.column(self._key) if self._key else times_of(batch, self.layout, self.file)
+        by_text = not self._key and self.file.table != "candles"
+        if by_text and pc.max(pc.subtract(keys[1:], keys[:-1])).as_py() <= 0:
+            order = pc.negate(order)
+        table = table.append_column("__key", keys).append_column("__row", order)
+        table = table.sort_by([("__key", "ascending"), ("__row", "ascending")]).combine_chunks()
+        keys = table.column("__key").combine_chunks()
+        if by_text and self._text_id:
+            place: Any = pa.array(range(table.num_rows), pa.int64())
+            groups: Any = table.append_column("__place", place).group_by(["__key", self._text_id], use_threads=False)
+            first = groups.aggregate([("__place", "min")]).column("__place_min")
+            kept = table.take(first.combine_chunks().sort())
+        elif by_text:
+            kept = table
+        else:
+            kept = table.filter(pa.concat_arrays([pc.not_equal(keys[1:], keys[:-1]), pa.array([True])]))
         self.duplicates = table.num_rows - kept.num_rows
-        audit = Audit(self.file, self.file.table, audit_step(self.file, self.layout))
+        kept = kept.select(names)
+        outside, self._twice, self._text_id = self.audit.outside, False, ""
+        self.audit = Audit(self.file, self.file.table, audit_step(self.file, self.layout))
         with pa.OSFile(str(self.path), "wb") as out, pa.ipc.new_stream(out, kept.schema) as writer:
             for batch in kept.to_batches(max_chunksize=1 << 16):
-                self._feed(audit, batch, self.layout)
+                self._feed(batch)
                 writer.write_batch(batch)
-        self.audit = audit
+        if not kept.num_rows:
+            self.audit.outside = outside
 
     def batches(self) -> Iterator[tuple[pa.RecordBatch, Any | None]]:
         """Yield (rows with the schema's columns, the exchange's price times quantity where it is there)."""
-        name = self.layout.notional_column
+        layout = self.layout
+        if layout is None:
+            return
+        name = layout.notional_column
+        ids = RowIds()
         try:
             with pa.OSFile(str(self.path), "rb") as f, pa.ipc.open_stream(f) as reader:
                 for batch in reader:
-                    yield derive(batch, self.layout, self.file), batch.column(name) if name else None
+                    made = ids.next(times_of(batch, layout, self.file)) if self._numbered else None
+                    yield derive(batch, layout, self.file, made), batch.column(name) if name else None
         except OSError as error:
             raise disk_error(error, f"reading {self.path.name}") from None
 

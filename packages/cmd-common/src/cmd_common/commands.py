@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from .emulation import Fault
 
 if TYPE_CHECKING:
+    from .aggregate import AggregatedOrderBook
     from .errors import CmdError
     from .multibook import MultiSymbolOrderBook
     from .records import Record
@@ -25,6 +26,7 @@ __all__ = [
     "EXIT_GAPS",
     "EXIT_OK",
     "EXIT_USAGE",
+    "AggregateOptions",
     "ArchiveOptions",
     "LiveSource",
     "LogReporter",
@@ -89,6 +91,17 @@ class LogReporter:
         self._log.debug("%s: %s of %s %s", task, done, total, unit)
 
 
+class AggregateOptions(Struct, frozen=True):
+    """How books are merged over venues: see ``cmd_common.following``."""
+
+    equivalents: tuple[str, ...] = ()  # groups of assets, USD=USDT=USDC
+    convert: tuple[str, ...] = ()  # quote assets whose books are converted
+    fees: Mapping[str, float] = field(default_factory=dict)  # taker fees in basis points by venue
+    max_age: int | None = 10_000_000_000  # ns
+    every: int = 1_000_000_000  # ns of exchange time between two rows
+    depth: int | None = 20  # levels a side of a row
+
+
 class RecordOptions(Struct, frozen=True):
     """``record``: live market data into a store."""
 
@@ -106,6 +119,7 @@ class RecordOptions(Struct, frozen=True):
     proxy: str = ""
     queue_limit: int = 200_000  # records between feeds and store
     options: Mapping[str, str] = field(default_factory=dict)
+    aggregate: AggregateOptions = AggregateOptions()  # used where ``types`` has aggregate
 
 
 class ArchiveOptions(Struct, frozen=True):
@@ -126,6 +140,8 @@ class ArchiveOptions(Struct, frozen=True):
     keep_downloads: bool = False
     parallel: int = 4
     proxy: str = ""
+    source: str = "auto"  # auto, files or rest: auto takes files where the exchange publishes them, else REST
+    from_files: tuple[str, ...] = ()  # paths of local dumps instead of the exchange's own server
 
 
 class ReplayOptions(Struct, frozen=True):
@@ -166,6 +182,7 @@ class LiveSource(Protocol):
 
     error: CmdError | None  # why it ended early
     books: MultiSymbolOrderBook  # kept up to date between two records; each book has its state
+    aggregates: Mapping[str, AggregatedOrderBook]  # by unified name, where type ``aggregate`` was asked for
 
     async def __aenter__(self) -> Self: ...
 

@@ -120,6 +120,19 @@ def _archive() -> Iterator[Key]:
     sources = ("exchange", "built")
     yield Key("archive", "candles", "choice", "candles as published or built", "exchange", sources, example='"built"')
     yield Key("archive", "compare", "bool", "compare built candles with the exchange's", False, example="true")
+    ways = ("auto", "files", "rest")
+    yield Key(
+        "archive",
+        "source",
+        "choice",
+        "bulk files or REST; auto: files where they exist",
+        "auto",
+        ways,
+        example='"rest"',
+    )
+    yield Key(
+        "archive", "from-file", "list", "read downloaded dumps instead of asking the exchange", [], example='["x.zip"]'
+    )
     yield Key("archive", "dry-run", "bool", "only say what would be done", False, example="true")
     yield Key("archive", "force", "bool", "archive again what is done", False, example="true")
     yield Key("archive", "keep-downloads", "bool", "keep the downloaded files", False, example="true")

@@ -33,6 +33,8 @@ def _archive(**flags: object) -> int:
         keep_downloads=run.get("keep-downloads"),
         parallel=run.get("parallel"),
         proxy=run.get("proxy"),
+        source=run.get("source"),
+        from_files=tuple(run.get("from-file")),
     )
     with run.output() as output:
         result: Result = implementation("archive")(options, output)
@@ -42,7 +44,7 @@ def _archive(**flags: object) -> int:
 command = Cmd(
     "archive",
     _archive,
-    doc="Download, verify and store history: only what is missing, checked against the published checksums.",
+    doc="Fetch, verify and store history, from bulk files, REST or local dumps: only what is missing.",
     examples=[
         (
             "two days of trades and candles",
@@ -65,6 +67,8 @@ command = Cmd(
         flag("archive", "interval", metavar="INTERVAL"),
         flag("archive", "candles"),
         flag("archive", "compare"),
+        flag("archive", "source"),
+        flag("archive", "from-file", metavar="PATH"),
         flag("archive", "dry-run"),
         flag("archive", "force"),
         flag("archive", "parallel"),
@@ -72,6 +76,8 @@ command = Cmd(
         flag("archive", "endpoint"),
         flag("archive", "proxy", metavar="URL"),
     ],
-    notes="Days are inclusive. Killed at any moment and run again, it ends with the same rows. Exit codes: 0 done,\n"
+    notes="Where an exchange publishes no bulk files (or lacks one), its REST history is asked, within its limits and reach.\n"
+    "--exchange kraken --from-file Kraken_Trading_History.zip reads a dump that was downloaded by hand.\n"
+    "Days are inclusive. Killed at any moment and run again, it ends with the same rows. Exit codes: 0 done,\n"
     "1 failed (a wrong checksum too), 2 wrong usage, 3 done with gaps (a missing day too).",
 )
