@@ -160,6 +160,9 @@ class AdvancedFeed(CoinbaseFeed):
                 self._count(event["sequence_num"], now, out)
             self._on_refusal(": ".join(w for w in (error.message, error.reason) if w) or "no words", now, out)
             return
+        if "channel" not in event and isinstance(event.get("type"), str):
+            self._unknown_event(event["type"], now, out)
+            return
         head = msgspec.convert(event, wire.Head)
         self._count(head.sequence_num, now, out)
         self._unknown_event(head.channel, now, out)
