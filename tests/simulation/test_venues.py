@@ -14,13 +14,13 @@ VENUES = [
     Chaos("binance-usdm"),
     Chaos("coinbase", sees=False),
     Chaos("coinbase-advanced"),
-    Chaos("gemini"),
+    Chaos("gemini", trades=False),
     Chaos("gemini", sees=False, options={"api": "v2"}),
     Chaos("kraken", options={"depth": "10"}),
     Chaos("kraken", sees=False),  # the checksum covers the best ten levels only
     Chaos("okx"),
-    Chaos("bybit-spot"),
-    Chaos("bybit-linear"),
+    Chaos("bybit-spot", trades=False),
+    Chaos("bybit-linear", trades=False),
     Chaos("bitstamp", sees=False),
 ]
 SEEDS = 12 if os.environ.get("CMD_REQUIRE") == "all" else 4

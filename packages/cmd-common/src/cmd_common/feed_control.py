@@ -367,8 +367,11 @@ class FeedControl:
             for table in self._tables():
                 ts = second * _SECOND
                 self._gap(out, Gap(ts, ts + _SECOND, self.venue, "", table, "malformed", "suspect", detail=why[:100]))
-        if not self.sequenced:
-            for st in self._symbols.values():
+        for st in self._symbols.values():
+            for blind in st.streams:
+                if self._is_blind(blind):
+                    blind.lose("malformed")
+            if not self.sequenced:
                 self._lose_book(st, "malformed", now, out)
 
     def _lose_book(self, st: SymbolState, reason: str, now: int, out: Output) -> None:
@@ -412,6 +415,12 @@ class FeedControl:
             self._heard_again(s, ts, now, out)
         s.ts = ts
 
+    def _is_blind(self, s: Stream) -> bool:
+        """Whether nothing in the stream shows that a message of it is missing."""
+        if s.type == "trades":
+            return not self.contiguous_trades
+        return s.type == "quotes" or s.table == "book_snapshots"
+
     def _heard_again(self, s: Stream, ts: int, now: int, out: Output) -> None:
         """A stream that was lost or silent speaks: ids tell what is missing, else the time between does."""
         if s.silent:
@@ -421,6 +430,5 @@ class FeedControl:
         if s.lost is not None:
             since, why = s.lost
             s.lost = None
-            blind = s.type == "quotes" or s.table == "book_snapshots"
-            if blind or (s.type == "trades" and not self.contiguous_trades):
+            if self._is_blind(s):
                 self._gap(out, Gap(since, max(ts, since), self.venue, s.symbol, s.table, why, "lost"))
