@@ -39,11 +39,12 @@ def plain(text: str) -> str:
 def decimal_digits(text: str, decimals: int) -> str:
     """Return the digits of a number as the checksum takes them: no point, no leading zeros.
 
-    A text with fewer than ``decimals`` places is padded with zeros, which is how the exchange would
-    have written it; one with more is taken as it is. Raises ValueError for what is not a plain number.
+    The text is taken as it came. One with an exponent, which the exchange does not send, is written out with
+    ``decimals`` places, as the exchange would have done. Raises ValueError for what is not a number.
     """
-    whole, _, fraction = plain(text).partition(".")
-    if len(fraction) < decimals:
+    whole, _, fraction = text.partition(".")
+    if "e" in text or "E" in text or len(text) > _LONGEST:
+        whole, _, fraction = plain(text).partition(".")
         fraction = fraction.ljust(decimals, "0")
     digits = whole + fraction
     if not digits.isdigit() or not digits.isascii():

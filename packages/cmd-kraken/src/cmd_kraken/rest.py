@@ -149,7 +149,7 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 _TRADES: Final = msgspec.json.Decoder(list[_Trade])
 _OHLC: Final = msgspec.json.Decoder(list[_Ohlc])
 _DEPTH: Final = msgspec.json.Decoder(_DepthSides)
-_LAST: Final = msgspec.json.Decoder(Annotated[int, Meta(ge=0, lt=1 << 63)], strict=False)
+_LAST: Final = msgspec.json.Decoder(Annotated[int, Meta(ge=0, lt=9_223_372_036_000_000_000)], strict=False)
 _WRONG: Final = (msgspec.MsgspecError, ValueError, RecursionError, ArithmeticError)
 
 

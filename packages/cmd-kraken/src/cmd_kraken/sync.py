@@ -60,14 +60,7 @@ def level_of_bytes(price: bytes, quantity: bytes, price_decimals: int, quantity_
     p, q = float(price), float(quantity)
     a, _, b = price.partition(b".")
     c, _, d = quantity.partition(b".")
-    if (
-        len(b) >= price_decimals
-        and len(d) >= quantity_decimals
-        and (a + b + c + d).isdigit()
-        and 0.0 < p < inf
-        and 0.0 <= q < inf
-        and len(price) + len(quantity) < 60
-    ):
+    if (a + b + c + d).isdigit() and 0.0 < p < inf and 0.0 <= q < inf and len(price) + len(quantity) < 60:
         return p, q, ((a + b).lstrip(b"0") + (c + d).lstrip(b"0")).decode()
     return level(price.decode(), quantity.decode(), price_decimals, quantity_decimals)
 
