@@ -96,10 +96,15 @@ def parse_instruments(body: bytes) -> list[Instrument]:
         parsed = _DECODER.decode(body)
         if parsed.code != "0":
             raise ProtocolError(f"{VENUE}: instruments answered with error {parsed.code}: {parsed.msg[:200]}")
-        return [_instrument(row) for row in parsed.data if row.instType in _KINDS]
+        return [_instrument(row) for row in parsed.data if row.instType in _KINDS and not _unnamed(row)]
     except (msgspec.MsgspecError, ValueError, InvalidOperation, RecursionError) as error:
         text = " ".join(str(error).split())
         raise ProtocolError(f"{VENUE}: instruments are not in the known form: {text}") from error
+
+
+def _unnamed(row: _Row) -> bool:
+    """Whether a derivative that is not open yet has no assets yet; it cannot be named and comes later."""
+    return row.state == "preopen" and row.instType != "SPOT" and not (row.ctValCcy and row.settleCcy)
 
 
 def _decimal(text: str) -> Decimal:
