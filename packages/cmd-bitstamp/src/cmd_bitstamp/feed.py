@@ -46,6 +46,7 @@ class BitstampFeed(FeedBase):
     sequenced = False
     contiguous_trades = False
     derive_quotes = True
+    max_frame = 16 * 1024 * 1024
     quiet_limit = 3 * _PING_AFTER  # heartbeats are answered
 
     def __init__(self, *args: Any, **keywords: Any) -> None:

@@ -43,6 +43,7 @@ class V2Feed(FeedBase):
     contiguous_trades = False
     sequenced = False
     derive_quotes = True
+    max_frame = 16 * 1024 * 1024
     quiet_limit = 30 * _SECOND  # heartbeats come every 5 s
 
     def __init__(self, *args: Any, **keywords: Any) -> None:

@@ -43,6 +43,7 @@ class CurrentFeed(FeedBase):
 
     contiguous_trades = False  # ids rise, but are shared by all symbols
     always_answers = True
+    max_frame = 16 * 1024 * 1024
     quiet_limit = 3 * _PING_AFTER  # pings are answered
 
     def __init__(self, *args: Any, **keywords: Any) -> None:

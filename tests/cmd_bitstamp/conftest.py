@@ -1,0 +1,7 @@
+"""Helper modules lie beside the tests that use them; the session of emulator and feed beside those of Gemini."""
+
+import sys
+from pathlib import Path
+
+here = Path(__file__).parent
+sys.path[:0] = [str(here), str(here.parent / "cmd_gemini")]
