@@ -136,6 +136,47 @@ def test_a_damaged_book_is_seen_and_loaded_anew_at_any_place(name: str, fault: s
     assert book.levels() == truth_book(s.emulator, 10 if "10" in name else 1000)
 
 
+def test_silence_on_an_open_connection_breaks_the_book_and_time_waits_for_it() -> None:
+    s = Session(simulated("silence:stream=depth,symbol=BTC-USD,at=20,ms=500"))
+    s.open()
+    book = follow(s, "book10.BTC-USD")
+    assert book.holes == 1
+    assert s.emulator.truth()["fault_counts"]["lost"] >= 5
+    assert len(s.of("snapshot")) == 2
+    snapshot, change = (next(f for f in s.of(kind)[n:]) for kind, n in (("snapshot", 1), ("book", 20)))
+    assert change["prev_id"] == snapshot["last_id"]  # nothing passed between the hole and the new snapshot
+    assert book.levels() == truth_book(s.emulator, 10)
+
+
+def test_after_an_outage_time_waits_for_the_client_that_then_lacks_nothing() -> None:
+    s = Session(simulated("disconnect:stream=depth,at=20,ms=2000"))
+    s.open()
+    s.send("join", "book.BTC-USD", "trade.BTC-USD")
+    s.run(seconds=1)
+    assert s.frames[-1][1] == Close(1, 0, "fault")
+    cut = s.of("book")[-1]["ts"]
+    assert s.emulator.world.position - cut == pytest.approx(2 * SECOND, abs=SECOND // 5)
+    s.open(2)
+    s.send("join", "trade.BTC-USD", connection=2)
+    book = follow(s, "book.BTC-USD", connection=2)
+    assert book.holes == 0
+    assert book.levels() == truth_book(s.emulator)
+    lost = [f for f in s.emulator.truth()["faults"] if f["kind"] == "lost"]
+    assert {f["stream"] for f in lost} == {"depth:BTC-USD", "trades:BTC-USD"}
+    got = {t["id"] for c in (1, 2) for t in s.of("trade", c)}
+    truth = s.emulator.truth()["trades"][BTC]
+    assert got | {f["id"] for f in lost if "id" in f} == set(range(truth["first_id"], truth["last_id"] + 1))
+
+
+def test_a_fault_may_be_meant_for_one_venue() -> None:
+    for venue, count in (("sample", 3), ("Sample", 3), ("other", 0)):
+        s = Session(simulated(f"drop:venue={venue},stream=trades,at=2,count=3"))
+        s.open()
+        s.send("join", "trade.BTC-USD")
+        s.run()
+        assert len(s.emulator.truth()["faults"]) == count
+
+
 def test_a_second_client_gets_a_snapshot_at_the_position_of_the_stream() -> None:
     s = Session(simulated())
     s.open(1)

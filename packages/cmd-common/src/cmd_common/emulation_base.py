@@ -6,8 +6,8 @@ adds the exchange's own protocol: handshakes, control frames, encoding of messag
 Theory of operation. The timeline runs once a process. It starts ``start_delay`` after the last
 subscription, or at once when ``expected_streams`` are subscribed. At a finite speed it then runs with the
 host's clock, whoever listens. As fast as possible (speed 0) time means nothing, so the timeline also
-waits: for clients that lost their connection, until their streams are subscribed again (at most
-``RETURN_LIMIT``), for the first request of a book whose stream was subscribed (at most ``_ASK_LIMIT``), so
+waits: for clients that lost their connection, once the time of the outage is over, until their streams are subscribed
+again (at most ``RETURN_LIMIT``), for the first request of a book whose stream was subscribed (at most ``_ASK_LIMIT``), so
 that reruns begin with the same snapshot, a moment after each, so that a client's buffer of deltas stays small, and
 after a damaged or missing book message until the client has asked for a new snapshot (at most ``_NOTICE_LIMIT``).
 Messages that nobody subscribed are skipped. When everything was sent every connection is closed with
@@ -163,7 +163,7 @@ class TimelineEmulator(ABC):
     def __init__(self, source: MarketSource, world: World) -> None:
         self.source = source
         self.world = world
-        self.injector = Injector(source.faults, source.seed)
+        self.injector = Injector(source.faults, source.seed, source.venue)
         self.connections: dict[int, Connection] = {}
         self.finished = False
         self.sent: dict[str, int] = {}
@@ -174,6 +174,7 @@ class TimelineEmulator(ABC):
         self._lost: dict[str, int] = {}  # streams of lost connections: wall time until which they are waited for
         self._late: list[tuple[int, int, Item, _Texts]] = []  # delayed: (timeline ns, order, item, texts)
         self._swap: dict[str, list[tuple[Item, _Texts]]] = {}  # reordered: waits for the next of its stream
+        self._outage = 0  # timeline ns until which connections are cut
         self._silent: list[tuple[int, FaultPlan, frozenset[str]]] = []  # (timeline ns, plan, streams; none: by plan)
         self._order = 0
         self._damaged: dict[str, str] = {}  # stream whose next message shows a client its gap: key of its book
@@ -454,7 +455,9 @@ class TimelineEmulator(ABC):
         if fast:
             self._lost = {stream: until for stream, until in self._lost.items() if until > now}
             self._noticed = {key: until for key, until in self._noticed.items() if until > now}
-            hold = max([self._hold_until, *self._lost.values(), *self._noticed.values()])
+            ts = self.world.next_time()
+            away = () if ts is not None and ts < self._outage else self._lost.values()
+            hold = max([self._hold_until, *away, *self._noticed.values()])
             if hold > now:
                 _sooner(out, hold)
                 return
@@ -486,18 +489,28 @@ class TimelineEmulator(ABC):
             if due > now:
                 _sooner(out, due)
                 return
+            if fast and self._lost and ts >= self._outage:
+                break  # the outage is over: now clients are waited for
             for item in self.world.step():
                 self._emit(item, ts, out, now)
-            if fast and (self._lost or self._noticed or self._hold_until > now):
+            if fast and (self._noticed or self._hold_until > now):
                 break
             if self._pending and any(self._due(waiting) for waiting in self._pending):
                 break
         out.next_time = now
 
     def _emit(self, item: Item, ts: int, out: Poll, now: int) -> None:
-        if item.stream not in self._subscribers:
-            if self._silent:
-                self._silent = [s for s in self._silent if s[0] > ts]
+        wanted = item.stream in self._subscribers
+        if self._silent:
+            self._silent = [s for s in self._silent if s[0] > ts]
+            for _, plan, streams in self._silent:
+                if item.stream in streams if streams else wanted and plan.matches(item.stream, item.symbol):
+                    self.injector.log("lost", cause=plan.kind, **self._facts(item, ts))
+                    if wanted:
+                        self._texts_of(item)
+                        self._damage(item)
+                    return
+        if not wanted:
             return
         if item.resync and self.source.speed == 0:
             self._noticed[item.resync] = now + _NOTICE_LIMIT
@@ -508,10 +521,6 @@ class TimelineEmulator(ABC):
         damaged = self._damaged.pop(item.stream, None)
         if damaged is not None and self.source.speed == 0:
             self._noticed[damaged] = now + _NOTICE_LIMIT
-        for until, plan, streams in self._silent:
-            if ts < until and (item.stream in streams if streams else plan.matches(item.stream, item.symbol)):
-                self.injector.log("lost", cause=plan.kind, **self._facts(item, ts))
-                return
         cut = copies = 0
         late = swap = False
         delay = 0
@@ -525,12 +534,14 @@ class TimelineEmulator(ABC):
                 for client in {c.number: c for c, _ in self._subscribers.get(item.stream, ())}.values():
                     gone.update(filter(None, client.streams.values()))
                     out.frames.append(self._close(client, 0, "fault", now))
+                self._outage = max(self._outage, ts + plan.ms * 1_000_000)
                 self._silent.append((ts + plan.ms * 1_000_000, plan, frozenset(gone)))
                 return
             if kind == "silence":
                 self._silent.append((ts + plan.ms * 1_000_000, plan, frozenset()))
                 self.injector.log(kind, ms=plan.ms, **facts)
                 self.injector.log("lost", cause=kind, **facts)
+                self._damage(item)
                 return
             if kind == "shutdown":
                 self.injector.log(kind, ms=plan.ms, **facts)
@@ -547,8 +558,8 @@ class TimelineEmulator(ABC):
                 out.frames.extend(Text(c.number, text) for c, _ in self._subscribers[item.stream])
                 continue
             self.injector.log(kind, **facts)
-            if kind in ("drop", "tear", "reorder", "delay") and (key := self.book_key(item)) is not None:
-                self._damaged[item.stream] = key
+            if kind in ("drop", "tear", "reorder", "delay"):
+                self._damage(item)
             if kind == "drop":
                 copies = -1
             elif kind == "repeat" and copies >= 0:
@@ -574,6 +585,11 @@ class TimelineEmulator(ABC):
                 self._deliver(item, texts, out)
         for held, texts in self._swap.pop(item.stream, ()):
             self._deliver(held, texts, out)
+
+    def _damage(self, item: Item) -> None:
+        """A client's book is broken now, which the next message of the stream will show it."""
+        if (key := self.book_key(item)) is not None:
+            self._damaged[item.stream] = key
 
     def _facts(self, item: Item, ts: int) -> dict[str, Any]:
         return {

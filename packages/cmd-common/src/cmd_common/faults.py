@@ -10,9 +10,10 @@ REST: ``rate_limit`` (429), ``ban`` (418). Bulk files: ``bad_checksum``, ``trunc
 
 ``at`` counts matching messages (or requests) from 1; ``rate`` is a probability; ``count`` limits how
 often. With neither ``at`` nor ``rate``: one message in a hundred, or the hundredth message for
-disconnect, silence and shutdown, the first request for rate_limit and ban, every matching file. ``stream`` is a
-whole stream name or its part after the symbol (``depth`` matches ``btcusdt@depth@100ms``); on venues other than
-Binance its kind: ``trades``, ``quotes``, ``depth`` (books of any depth), ``candles``, ``clock``.
+disconnect, silence and shutdown, the first request for rate_limit and ban, every matching file. ``venue``
+names the one of several exchanges that is meant. ``stream`` is a whole stream name or its part after the
+symbol (``depth`` matches ``btcusdt@depth@100ms``); on venues other than Binance its kind: ``trades``,
+``quotes``, ``depth`` (books of any depth), ``candles``, ``clock``.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from .symbols import nearest
 
 __all__ = ["FAULTS", "FaultPlan", "Injector", "check_fault", "parse_fault"]
 
-_FRAME: Final = ("rate", "at", "count", "symbol", "stream")
-_REQUEST: Final = ("rate", "at", "count", "symbol", "path", "ms")
-_FILE: Final = ("rate", "at", "count", "symbol", "day")
+_FRAME: Final = ("rate", "at", "count", "venue", "symbol", "stream")
+_REQUEST: Final = ("rate", "at", "count", "venue", "symbol", "path", "ms")
+_FILE: Final = ("rate", "at", "count", "venue", "symbol", "day")
 
 FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "drop": _FRAME,
@@ -167,8 +168,9 @@ class FaultPlan:
 class Injector:
     """All faults of one emulator, and the list of what they did."""
 
-    def __init__(self, faults: tuple[Fault, ...], seed: int) -> None:
-        plans = [FaultPlan(fault, f"{seed}/{n}") for n, fault in enumerate(faults)]
+    def __init__(self, faults: tuple[Fault, ...], seed: int, venue: str = "") -> None:
+        mine = [(n, f) for n, f in enumerate(faults) if f.parameters.get("venue", venue).lower() == venue]
+        plans = [FaultPlan(fault, f"{seed}/{n}") for n, fault in mine]
         self.frame_plans = [p for p in plans if p.kind in FRAME_FAULTS]
         self.rest_plans = [p for p in plans if p.kind in REST_FAULTS]
         self.file_plans = [p for p in plans if p.kind in FILE_FAULTS]
