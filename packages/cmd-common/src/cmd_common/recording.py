@@ -31,7 +31,7 @@ from msgspec import Struct
 
 from .errors import DataError, UsageError
 
-__all__ = ["Line", "Playlist", "Recording", "Span", "frame_line", "read"]
+__all__ = ["Line", "Playlist", "Recording", "Span", "frame_line", "read", "redact"]
 
 _TEXT = r'"(?:[^"\\]|\\.)*"'
 _LINE = re.compile(
@@ -40,6 +40,9 @@ _LINE = re.compile(
     rf'\s*((?:"(?!msg")\w+"\s*:\s*(?:{_TEXT}|[\w.+-]+)\s*,\s*)*)"msg"\s*:\s*(.*\S)\s*\}}\s*$'
 )
 _URL = re.compile(r'"url"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_SECRET = re.compile(
+    rf'("(?:signature|sign|secret|key|api_?key|passphrase|password|token|jwt)"\s*:\s*){_TEXT}', re.IGNORECASE
+)
 _FILE_GAP = 60_000_000_000  # between two files played one after the other, a longer pause is cut out
 
 
@@ -194,11 +197,19 @@ def read(path: str | Path) -> Iterator[Line]:
     return iter(Recording(path))
 
 
+def redact(text: str) -> str:
+    """Return a frame that we sent without its secrets: keys, signatures, passphrases and tokens become ``***``."""
+    return _SECRET.sub(r'\1"***"', text)
+
+
 def frame_line(recv_ns: int | None, src: str, url: str | None, text: str) -> bytes:
     """Return one line, with its end of line, for a frame or body that is JSON text.
 
-    Text that is not JSON (or spans lines) is written as a JSON string, so that a line stays a line.
+    Text that is not JSON (or spans lines) is written as a JSON string, so that a line stays a line. What we
+    sent (``ws_out``) is written without its secrets, see ``redact``.
     """
+    if src == "ws_out":
+        text = redact(text)
     if not _is_json(text):  # also one that only begins like it: a torn frame
         text = msgspec.json.encode(text).decode()
     elif "\n" in text or "\r" in text or text[0] in " \t":
