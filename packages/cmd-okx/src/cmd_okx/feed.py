@@ -225,7 +225,8 @@ class OkxFeed(FeedBase):
         st = self._symbols.get(symbol) if self._depth is None or _TYPE_OF.get(channel) != "book" else None
         type_, interval = _TYPE_OF.get(channel, ""), _INTERVAL_OF.get(channel, "")
         stream = st.stream_of("candles" if interval else type_, interval) if st is not None else None
-        return None if stream is None or stream.name in self._direct else stream
+        # A book channel cannot disturb another one: its messages chain, or the book is lost.
+        return None if stream is None or (stream.name in self._direct and type_ != "book") else stream
 
     def _control(self, text: str, now: int, out: Output) -> None:
         """Take a reply, a notice or a heartbeat."""
