@@ -31,6 +31,7 @@ def books_are_true(loop: Loop) -> None:
             book.check()
             assert book.bids(300) == [tuple(level) for level in truth[symbol]["bids"]], symbol
             assert book.asks(300) == [tuple(level) for level in truth[symbol]["asks"]], symbol
+            assert book.last_id == truth[symbol]["last_id"]
 
 
 # Control

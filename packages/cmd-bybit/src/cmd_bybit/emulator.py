@@ -193,6 +193,16 @@ class BybitEmulator(VenueEmulator[Client]):
         end = text.find('"', at)
         return text if at < 9 or text[at:end] == name else f"{text[:at]}{name}{text[end:]}"
 
+    def books(self, depth: int) -> dict[str, Any]:
+        """The true books; ``last_id`` is the update id of the deepest topic that somebody listens to."""
+        result = super().books(depth)
+        for symbol, book in result.items():
+            for stream in (f"top:{symbol}:{levels}" for levels in reversed(DEPTHS)):
+                if stream in self.sent and (view := self.market.view(stream)) is not None:
+                    book["last_id"] = view.number
+                    break
+        return result
+
     # REST and bulk files
 
     def rest(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], now: int) -> HttpResponse | str:
