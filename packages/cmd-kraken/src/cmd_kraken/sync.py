@@ -60,7 +60,8 @@ def level_of_bytes(price: bytes, quantity: bytes, price_decimals: int, quantity_
     p, q = float(price), float(quantity)
     a, _, b = price.partition(b".")
     c, _, d = quantity.partition(b".")
-    if (a + b + c + d).isdigit() and 0.0 < p < inf and 0.0 <= q < inf and len(price) + len(quantity) < 60:
+    digits = (a + b + c + d).isdigit() and len(price) <= 40 and len(quantity) <= 40
+    if digits and 0.0 < p < inf and 0.0 <= q < inf:
         return p, q, ((a + b).lstrip(b"0") + (c + d).lstrip(b"0")).decode()
     return level(price.decode(), quantity.decode(), price_decimals, quantity_decimals)
 
