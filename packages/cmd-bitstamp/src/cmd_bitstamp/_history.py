@@ -53,8 +53,9 @@ class BitstampHistory(HistorySource):
         if walk.table == "trades":
             return _trades(walk, response, now)
         candles = rest.parse_candles(walk.symbol, walk.interval, response.body, now)
-        records = tuple(c for c in candles if walk.start <= c.open_time < walk.end and c.state == "final")
         begin = _number(cursor) if cursor else _first_second(walk)
+        # Without enough of them in the window, older ones come too.
+        records = tuple(c for c in candles if begin * _SECOND <= c.open_time < walk.end and c.state == "final")
         following = begin + rest.MAX_CANDLES * STEPS[walk.interval]
         over = following * _SECOND >= min(walk.end, now)
         return HistoryPage(records, None if over else str(following))
@@ -73,10 +74,11 @@ def _number(cursor: str) -> int:
 def _window(walk: Walk, begin: int, endpoints: Endpoints) -> HttpRequest:
     if walk.interval not in STEPS:
         raise UsageError(f"{VENUE} has no candles of {walk.interval!r}", hint=f"one of {', '.join(INTERVALS)}")
-    last = begin + rest.MAX_CANDLES * STEPS[walk.interval] - 1
-    last = min(last, -(-walk.end // _SECOND) - 1)
+    step = STEPS[walk.interval]
+    last = max(begin, min(begin + rest.MAX_CANDLES * step, -(-walk.end // _SECOND)) - 1)
+    limit = (last - begin) // step + 1
     return rest.candles_request(
-        endpoints, walk.symbol, walk.interval, start=begin * _SECOND, end=max(begin, last) * _SECOND
+        endpoints, walk.symbol, walk.interval, start=begin * _SECOND, end=last * _SECOND, limit=limit
     )
 
 

@@ -56,6 +56,7 @@ class _Pair(Struct):
 
 _DECODER: Final = msgspec.json.Decoder(list[_Pair])
 _LARGEST: Final = Decimal("1e24")
+_LEAST: Final = Decimal("1e-24")
 
 
 def parse_pairs(body: bytes) -> list[Instrument]:
@@ -104,9 +105,6 @@ def _minimum(row: _Pair) -> Decimal:
         value = Decimal(text)
     except InvalidOperation:
         raise ProtocolError(f"{VENUE}: minimum order of {row.name} is {row.minimum_order!r}") from None
-    if not value.is_finite() or not 0 <= value < _LARGEST:
-        raise ProtocolError(f"{VENUE}: minimum order of {row.name} is {row.minimum_order!r}")
-    exponent = value.normalize().as_tuple().exponent
-    if value and isinstance(exponent, int) and exponent < -24:
+    if not value.is_finite() or (value and not _LEAST <= value < _LARGEST):
         raise ProtocolError(f"{VENUE}: minimum order of {row.name} is {row.minimum_order!r}")
     return Decimal(format(value.normalize(), "f")) if value else Decimal(0)
