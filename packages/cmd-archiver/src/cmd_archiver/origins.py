@@ -300,6 +300,7 @@ class RestOrigin:
         horizon = self._horizon(file)
         pages = await self._walker.fetch(walk_of(file), path)
         if pages.lost_all and not pages.records:
+            path.unlink(missing_ok=True)  # asked again by the next run
             return Absent(NOT_SERVED, pages.lost_all, f"{file.name}: {pages.lost_all}")
         gaps = []
         start = day_start(file.first_day)
