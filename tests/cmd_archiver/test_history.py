@@ -7,7 +7,8 @@ import math
 import signal
 import subprocess
 import sys
-from datetime import date, datetime, timedelta
+import time
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from history_venue import (
 
 import cmd_archiver.command
 import cmd_archiver.rest
+from cmd_archiver.plan import utc_day
 from cmd_archiver.storing import Storing
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, ArchiveOptions
 from cmd_common.errors import StoreError, UsageError
@@ -302,11 +304,11 @@ def test_days_older_than_the_exchange_answers_for_are_gaps(ask, venue, store):
 
 
 def test_a_day_that_is_partly_within_reach_says_from_when_on_it_is_whole(ask, venue, store):
-    today = datetime.now().astimezone().date()
+    today = utc_day(time.time_ns())
     day = today - timedelta(days=3)
     venue.trades = rows_of(day, 60)
-    reach = int((datetime.now().timestamp() * 1e9 - start_of(day)) - DAY_NS // 2)
-    result, lines = ask(MadeUp(History(reach=reach)), start=day, end=day)
+    reach = int((time.time() * 1e9 - start_of(day)) - DAY_NS // 2)
+    result, _ = ask(MadeUp(History(reach=reach)), start=day, end=day)
     assert (result.exit_code, result.summary["rows"]) == (EXIT_GAPS, {"trades": 60})
     ((low, high, reason),) = rows(store, "SELECT ts_from, ts_to, reason FROM gaps")
     assert (low, reason) == (start_of(day), "out_of_reach")
@@ -386,7 +388,7 @@ def test_long_candles_wait_for_their_end(ask, venue, store):
     venue.candles["1w"] = [(start_of(monday) // 1_000_000_000, "7")]
     result, _ = ask(types=("candles",), intervals=("1w",), start=DAY, end=monday)
     assert (result.exit_code, result.summary["rows"]) == (EXIT_OK, {"candles": 1})
-    yesterday = datetime.now().astimezone().date() - timedelta(days=1)
+    yesterday = utc_day(time.time_ns()) - timedelta(days=1)
     result, lines = ask(types=("candles",), intervals=("1w",), start=yesterday, end=yesterday)
     assert (result.exit_code, len(result.summary["unpublished"])) == (EXIT_GAPS, 1)
     assert "not over" in lines.warnings[0]
