@@ -34,9 +34,10 @@ class Replay:
         """Options that point every venue here."""
         return [o for venue, facts in self.ready.items() for o in ("--endpoint", f"{venue}={facts['endpoint']}")]
 
-    def truth(self, venue: str) -> dict[str, Any]:
-        """What the emulator knows to be true."""
-        with urllib.request.urlopen(f"{self.ready[venue]['endpoint']}/__replay/truth", timeout=30) as answer:
+    def truth(self, venue: str, query: str = "") -> dict[str, Any]:
+        """What the emulator knows to be true; ``query`` such as ``depth=5000&trades=1``."""
+        url = f"{self.ready[venue]['endpoint']}/__replay/truth?{query}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
             result: dict[str, Any] = json.load(answer)
             return result
 

@@ -518,9 +518,7 @@ class TimelineEmulator(ABC):
         if not self.injector.frame_plans:
             self._deliver(item, texts, out)
             return
-        damaged = self._damaged.pop(item.stream, None)
-        if damaged is not None and self.source.speed == 0:
-            self._noticed[damaged] = now + _NOTICE_LIMIT
+        damaged = self._damaged.get(item.stream)
         cut = copies = 0
         late = swap = False
         delay = 0
@@ -577,6 +575,10 @@ class TimelineEmulator(ABC):
         if swap:
             self._swap.setdefault(item.stream, []).append((item, texts))
             return
+        if damaged is not None and not (late or cut):  # this message shows what is missing
+            del self._damaged[item.stream]
+            if self.source.speed == 0:
+                self._noticed[damaged] = now + _NOTICE_LIMIT
         for _ in range(copies + 1):
             if late:
                 self._order += 1
