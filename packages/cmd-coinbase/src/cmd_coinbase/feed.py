@@ -40,6 +40,7 @@ __all__ = ["ExchangeFeed"]
 _SECOND: Final = 1_000_000_000
 _TYPE: Final = field("type")
 _HEARTBEAT_PATIENCE: Final = 5 * _SECOND  # channels are not ordered: so long may a match come behind its heartbeat
+_OLD_TICKER: Final = _SECOND  # before the snapshot; its time may be our own clock's
 _CHANNELS: Final = {"matches": "matches", "ticker": "ticker", "level2": "book"}
 
 
@@ -244,7 +245,10 @@ class ExchangeFeed(CoinbaseFeed):
             bid_size, ask_size = float(m.best_bid_size), float(m.best_ask_size)
             self._quote(st.quotes, m.sequence or None, bid, bid_size, ask, ask_size, ts, now, out, flags)
         guard = self._guards.get(st.symbol)
-        if guard is not None and st.builder is not None and st.builder.state is BookState.LIVE:
+        if guard is None or st.builder is None or st.builder.state is not BookState.LIVE:
+            return
+        # The one that comes with a subscription is of the last match, which may be older than the book [R].
+        if (parse_iso(m.time) if m.time else now) >= st.builder.epoch - _OLD_TICKER:
             guard.ticker(bid, ask, now)
 
     # Books
