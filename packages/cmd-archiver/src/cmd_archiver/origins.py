@@ -191,8 +191,9 @@ class UtcOrigin(FileOrigin):
         digest, size, gaps = hashlib.sha256(), 0, []
         for part in unit.parts:
             await self._hold(unit, part.key)
-            there = await self._find(part)
-            got = None if there is None else await self._get(part, there)
+            async with self._turn[part.key]:  # one unit downloads, the other finds the whole file
+                there = await self._find(part)
+                got = None if there is None else await self._get(part, there)
             if got is None:
                 span = (part.start_ns, part.end_ns)
                 gaps.append(missing_gap(file, file.table, f"{part.name} is not published", span=span))
