@@ -11,7 +11,7 @@ from kraken_wire import BTC, NOW, SECOND
 from cmd_common.errors import BlockedError, ProtocolError, RateLimitError, UsageError, VenueError
 from cmd_common.history import Walk
 from cmd_common.http import HttpResponse
-from cmd_common.records import INEXACT, REST
+from cmd_common.records import INEXACT, REST, Candle, Trade
 from cmd_kraken import KRAKEN
 from cmd_kraken.rest import (
     asset_pairs_request,
@@ -261,6 +261,11 @@ def test_dumps() -> None:
     trades, candles = archive.layout("trades", None, 3), archive.layout("candles", None, 7)
     assert [d.target for d in trades.derive if d.value == "unknown"] == ["side"]
     assert candles.sparse
+    # Every column of the tables comes from somewhere; the archiver itself knows venue, symbol and interval.
+    own = {"ts_recv", "venue", "symbol", "interval", "flags"}
+    for layout, record in ((trades, Trade), (candles, Candle)):
+        assert {d.target for d in layout.derive} | own == set(record.__struct_fields__) | own
+        assert {d.source for d in layout.derive} - {""} <= {c.name for c in layout.columns}
     with pytest.raises(ProtocolError, match="4 columns"):
         archive.layout("trades", None, 4)
     with pytest.raises(ProtocolError, match="quotes"):

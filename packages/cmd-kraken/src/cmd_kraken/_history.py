@@ -63,17 +63,17 @@ class KrakenHistory(HistorySource):
         page = parse_trades(walk.symbol, response.body, now)
         trades = page.trades
         records = tuple(t for t in trades if (t.trade_seq or 0) > seen and walk.start <= t.ts_event < walk.end)
-        if len(trades) < TRADES_A_PAGE or trades[-1].ts_event >= walk.end:
-            # A page that is not full is the newest one: there is nothing behind it yet.
+        newest = max((t.trade_seq or 0 for t in trades), default=-1)
+        if not trades or trades[-1].ts_event >= walk.end:
             return HistoryPage(records, None)
-        newest = max(t.trade_seq or 0 for t in trades)
-        following = page.last - 1
-        if newest <= seen or following <= since:
-            # A whole page of one moment: the only way on is from that moment.
-            following = page.last
-            if following <= since:
-                raise ProtocolError(f"{VENUE}: Trades does not go on behind {since}")
-        return HistoryPage(records, f"{following}:{max(newest, seen)}")
+        if newest > seen:
+            return HistoryPage(records, f"{page.last - 1}:{newest}")
+        if len(trades) < TRADES_A_PAGE:
+            return HistoryPage(records, None)  # nothing behind what was seen, as yet
+        # A whole page of one moment that was seen: the only way on is from behind that moment.
+        if page.last <= since:
+            raise ProtocolError(f"{VENUE}: Trades does not go on behind {since}")
+        return HistoryPage(records, f"{page.last}:{seen}")
 
     def _candles(self, walk: Walk, body: bytes, now: int) -> HistoryPage:
         candles = parse_ohlc(walk.symbol, walk.interval, body, now)

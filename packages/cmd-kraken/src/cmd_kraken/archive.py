@@ -48,6 +48,8 @@ _CANDLES: Final = CsvLayout(
         Derive("open_time", "time", "time"),
         Derive("close_time", "interval_end", "time"),
         Derive("ts_event", "interval_end", "time"),
+        Derive("source", "const", value="exchange"),
+        Derive("state", "const", value="final"),
         Derive("open", "copy", "open"),
         Derive("high", "copy", "high"),
         Derive("low", "copy", "low"),
