@@ -30,11 +30,10 @@ def _examples() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """A simulated Binance spot with the two days of history that the examples ask for."""
-    with replaying(
-        "--exchange", "binance-spot", "--simulate", "--symbols", "BTCUSDT,ETHUSDT", "--start", "2024-08-10T12:00:00"
-    ) as endpoints:
-        yield endpoints["binance-spot"]
+    """Two simulated markets of Binance with the two days of history that the examples ask for."""
+    both = ("--exchange", "binance-spot,binance-usdm")
+    with replaying(*both, "--simulate", "--symbols", "BTCUSDT,ETHUSDT", "--start", "2024-08-10T12:00:00") as endpoints:
+        yield ",".join(f"{venue}={url}" for venue, url in endpoints.items())
 
 
 @pytest.fixture(scope="module")

@@ -22,26 +22,33 @@ from .conftest import Ran
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 RECORD = ["record", "--exchange", "binance-spot", "--symbols", "BTCUSDT", "--store", "parquet:data"]
 ARCHIVE = ["archive", "--exchange", "binance-spot", "--symbols", "BTCUSDT", "--store", "parquet:data"]
+WATCH = ["watch", "--exchange", "binance-spot"]
 REPLAY = ["replay", "--exchange", "binance-spot", "--simulate"]
 TOMORROW = (datetime.now(UTC).date() + timedelta(days=2)).isoformat()
 
+EXCHANGES = ", ".join(registry.names("cmd.exchanges"))
 BAD = [
     (["recrod"], "unknown command 'recrod'; did you mean record?"),
     (["zzzzzz"], "unknown command 'zzzzzz'; see cmd-cli --help"),
     (["record", "--exchnage", "x"], "unknown option '--exchnage'; did you mean --exchange?"),
     (["record", "--exchange"], "option '--exchange' requires an argument; see cmd-cli record --help"),
-    (["record"], "no exchange is given; add --exchange with any of: binance-coinm, binance-spot, binance-usdm"),
+    (["record"], f"no exchange is given; add --exchange with any of: {EXCHANGES}"),
     (["record", "--exchange", "binance-sopt"], "unknown exchange 'binance-sopt'; did you mean binance-spot or binance-usdm or binance-coinm?"),
-    (["record", "--exchange", "xyz"], "unknown exchange 'xyz'; installed are: binance-coinm, binance-spot, binance-usdm"),
+    (["record", "--exchange", "xyz"], f"unknown exchange 'xyz'; installed are: {EXCHANGES}"),
     (["record", "--exchange", "binance-spot"], "no symbols are given for binance-spot; add --symbols, such as --symbols BTCUSDT or all"),
     (["record", "--exchange", "binance-spot", "--symbols", "BTCUSDT"], "no store is given; add --store parquet:DIR, or store = ... in cmd.toml"),
     ([*RECORD, "--types", "trade"], "unknown type 'trade'; did you mean trades or agg_trades?"),
-    ([*RECORD, "--types", "xyz"], "unknown type 'xyz'; types are: trades, agg_trades, quotes, candles, book"),
+    ([*RECORD, "--types", "xyz"], "unknown type 'xyz'; types are: trades, agg_trades, quotes, candles, book, aggregate"),
     ([*RECORD, "--store", "parqet:x"], "unknown store 'parqet'; did you mean parquet?"),
     ([*RECORD, "--store", "data"], "store 'data' names no kind of store; write it as parquet:data"),
     ([*RECORD, "--store", "parquet:"], "store 'parquet:' has no location; write it as parquet:PATH"),
     ([*RECORD, "--interval", "1M,7m"], "unknown interval of binance-spot '7m'; intervals are: 1s, 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 8h, 12h, 1d, 3d, 1w, 1M"),
     ([*RECORD, "--duration", "30"], "--duration: duration '30' is not understood; write it as 30s, 5m, 1h30m or 500ms"),
+    ([*RECORD, "--equivalent", "USD"], "'USD' names no equivalent assets; write them as USD=USDT=USDC"),
+    ([*RECORD, "--stale-after", "0s"], "--stale-after: duration '0s' is zero; write it as 30s, 5m, 1h30m or 500ms"),
+    ([*WATCH, "--aggregate", "BTC-USDT", "--fee", "binance-sopt=1"], "unknown exchange in fee 'binance-sopt'; did you mean binance-spot?"),
+    ([*WATCH, "--aggregate", "BTC-USDT", "--fee", "binance-spot=x"], "fee 'x' of binance-spot is not a number of basis points; 0.26 % is 26"),
+    ([*WATCH, "--aggregate", "BTC-USDT", "--fee", "binance-spot"], "--fee: 'binance-spot' is not k=v,...; for example { kraken = 26 }"),
     ([*RECORD, "--depth", "0"], "--depth: 0 is less than 1; for example 20"),
     ([*RECORD, "--endpoint", "nowhere"], "--endpoint: endpoint 'nowhere' is not a URL; for example \"http://127.0.0.1:9001\""),
     ([*RECORD, "--endpoint", "binance-sopt=http://h:1"], "unknown exchange in endpoint 'binance-sopt'; did you mean binance-spot or binance-usdm or binance-coinm?"),

@@ -18,6 +18,7 @@ from cmd_cli.output import Output
 from cmd_cli.watch import lines, plain
 from cmd_cli.watch.app import LinesWidget, WatchApp
 from cmd_cli.watch.model import View
+from cmd_common.aggregate import AggregatedOrderBook
 from cmd_common.errors import CmdError, DisconnectedError
 from cmd_common.multibook import MultiSymbolOrderBook
 from cmd_common.records import Candle, FeedStatus, Quote, Record, Trade
@@ -51,6 +52,7 @@ class Source:
 
     def __init__(self, records: Sequence[Sequence[Record]] = (), error: CmdError | None = None) -> None:
         self.books = MultiSymbolOrderBook()
+        self.aggregates: dict[str, AggregatedOrderBook] = {}
         self.error = error
         self.records = records
         self.entered = self.left = 0

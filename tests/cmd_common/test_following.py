@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cmd_common.equivalence import Match
 from cmd_common.errors import UsageError
 from cmd_common.following import BookFollower
 from cmd_common.instruments import Instrument, ReferenceData
@@ -85,8 +86,8 @@ def test_equivalent_quotes() -> None:
         load(books, name, 100.0, 101.0)
     follower = BookFollower(books, LISTED.get, "BTC-USDT", equivalents=["USD=USDT"])
     assert list(follower.book) == ["a:BTCUSDT", "b:BTCUSD"]
-    only = BookFollower(books, LISTED.get, "BTC-USDT", equivalents=["USD=USDT"], only=["b:BTCUSD"])
-    assert list(only.book) == ["b:BTCUSD"]
+    own = BookFollower(books, LISTED.get, "BTC-USDT", match=lambda i: Match(i) if i.venue == "b" else None)
+    assert list(own.book) == own.watched == ["b:BTCUSD", "b:BTCEUR"]
 
 
 def test_books_without_reference_data_are_not_used() -> None:

@@ -63,7 +63,7 @@ def _option(command: str, option: click.Option) -> _Option:
 
 def _words(command: str, name: str) -> tuple[str, ...]:
     from cmd_common.config import KEYS
-    from cmd_common.feed import FEED_TYPES
+    from cmd_common.feed import FEED_TYPES, SESSION_TYPES
     from cmd_common.registry import exchange, names
 
     if name == "exchange":
@@ -71,7 +71,7 @@ def _words(command: str, name: str) -> tuple[str, ...]:
     if name == "types":
         from .commands.archive import ARCHIVE_TYPES
 
-        return ARCHIVE_TYPES if command == "archive" else FEED_TYPES
+        return ARCHIVE_TYPES if command == "archive" else SESSION_TYPES if command == "record" else FEED_TYPES
     if name == "interval":
         return tuple(dict.fromkeys(i for venue in names("cmd.exchanges") for i in exchange(venue).intervals))
     if name == "store":

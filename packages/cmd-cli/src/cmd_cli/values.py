@@ -24,8 +24,10 @@ __all__ = [
     "day",
     "days",
     "endpoints",
+    "equivalents",
     "exchanges",
     "fault",
+    "fees",
     "instant",
     "listen",
     "number_or_names",
@@ -81,6 +83,30 @@ def check_types(types: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
             near = nearest(name, known)
             raise UnknownNameError("type", name, near, hint="" if near else f"types are: {', '.join(known)}")
     return tuple(types)
+
+
+def equivalents(groups: Sequence[str] | None) -> tuple[str, ...]:
+    """Check groups of assets that count as one."""
+    from cmd_common.equivalence import Equivalents
+
+    Equivalents(groups or ())
+    return tuple(groups or ())
+
+
+def fees(found: Mapping[str, str], venues: Sequence[str]) -> dict[str, float]:
+    """Check taker fees: basis points by exchange or by ``exchange:symbol``."""
+    out: dict[str, float] = {}
+    for name, text in found.items():
+        venue = name.partition(":")[0]
+        if venue not in venues:
+            raise UnknownNameError("exchange in fee", venue, nearest(venue, venues))
+        try:
+            out[name] = float(text)
+            if not -10_000 < out[name] < 10_000:
+                raise ValueError
+        except ValueError:
+            raise UsageError(f"fee {text!r} of {name} is not a number of basis points", hint="0.26 % is 26") from None
+    return out
 
 
 def check_intervals(intervals: Sequence[str], venues: Sequence[str]) -> tuple[str, ...]:

@@ -74,6 +74,9 @@ class Key(Struct, frozen=True):
         return (own, f"CMD_{self.name.replace('-', '_').upper()}") if self.section and self.shared else (own,)
 
 
+_MERGED: Final = ("equivalent", "convert", "stale-after")  # keys of commands that merge books
+
+
 def _top() -> Iterator[Key]:
     yield Key("", "exchange", "list", "exchanges to use", example='["binance-spot", "binance-usdm"]')
     yield Key(
@@ -89,6 +92,16 @@ def _top() -> Iterator[Key]:
         "", "proxy", "text", "HTTP or SOCKS proxy for connections to exchanges", "", example='"http://proxy:3128"'
     )
     yield Key("", "interval", "list", "candle intervals", ["1m"], example='["1m", "1h"]')
+    yield Key("", "equivalent", "list", "assets that count as one when books are merged", example='["USD=USDT=USDC"]')
+    yield Key("", "convert", "list", "quote assets whose books are converted when books are merged", example='["EUR"]')
+    yield Key(
+        "",
+        "stale-after",
+        "duration",
+        "a book without an update for this time leaves the merged book",
+        "10s",
+        example='"10s"',
+    )
     levels = ("debug", "info", "warning", "error")
     yield Key("", "log-level", "choice", "how much is logged", "warning", levels, example='"info"')
 
@@ -100,13 +113,17 @@ def _shared(section: str, *names: str) -> Iterator[Key]:
 
 
 def _record() -> Iterator[Key]:
-    yield from _shared("record", "exchange", "symbols", "store", "endpoint", "proxy", "interval")
+    yield from _shared("record", "exchange", "symbols", "store", "endpoint", "proxy", "interval", *_MERGED)
     types = ["trades", "quotes", "book", "candles"]
     yield Key("record", "types", "list", "what to record", types, example='["trades", "book"]')
     yield Key("record", "depth", "int", "levels of partial depth instead of the full book", least=1, example="20")
     yield Key("record", "duration", "duration", "stop after this time", example='"30s"')
     yield Key("record", "until-end", "bool", "stop when a replay has sent everything", False, example="true")
     yield Key("record", "snapshot-every", "duration", "time between full books", "60s", example='"60s"')
+    yield Key(
+        "record", "aggregate-every", "duration", "time between merged books of type aggregate", "1s", example='"1s"'
+    )
+    yield Key("record", "aggregate-depth", "int", "levels a side of a merged book", 20, least=1, example="20")
     yield Key("record", "raw", "text", "folder for raw recordings of all traffic", "", example='"raw"')
     yield Key("record", "queue-limit", "int", "records held for the store", 200_000, least=1000, example="200000")
     yield Key("record", "options", "mapping", "settings of one exchange package", {}, example="{ }")
@@ -154,6 +171,7 @@ def _replay() -> Iterator[Key]:
     )
     yield Key("replay", "duration", "duration", "length of the simulation", example='"1h"')
     yield Key("replay", "instruments", "text", "file with the exchange's own reference data", "", example='"info.json"')
+    yield Key("replay", "history-trades", "int", "simulated trades of such a day, by fives", 8640, least=5, example="8640")
     yield Key("replay", "history-days", "int", "simulated days in the archive before the start", 2, example="2")
 
 
@@ -161,7 +179,23 @@ def _others() -> Iterator[Key]:
     yield from _shared("query", "store")
     formats = ("table", "csv", "ndjson", "json")
     yield Key("query", "format", "choice", "form of the output", "table", formats, example='"csv"')
-    yield from _shared("watch", "exchange", "symbols", "endpoint", "proxy", "interval")
+    yield from _shared("watch", "exchange", "symbols", "endpoint", "proxy", "interval", *_MERGED)
+    yield Key(
+        "watch",
+        "aggregate",
+        "list",
+        "instruments whose books are merged over the exchanges",
+        [],
+        example='["BTC-USDT"]',
+    )
+    yield Key(
+        "watch",
+        "fee",
+        "mapping",
+        "taker fees in basis points by exchange, for merged books",
+        {},
+        example="{ kraken = 26 }",
+    )
     yield Key("watch", "types", "list", "what to show", ["book", "trades", "candles"], example='["book"]')
     yield Key("watch", "plain", "bool", "plain text instead of the full-screen application", False, example="true")
     yield Key("watch", "duration", "duration", "stop after this time", example='"30s"')

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .builder import OrderBookBuilder
 
 __all__ = [
+    "AGGREGATE",
     "FEED_TYPES",
     "Action",
     "Feed",
@@ -28,12 +29,16 @@ __all__ = [
     "Output",
     "Reconnect",
     "Resubscribe",
+    "SESSION_TYPES",
     "Send",
     "Subscription",
 ]
 
 FEED_TYPES = ("trades", "agg_trades", "quotes", "candles", "book")
 """What can be subscribed to; ``book`` yields book_snapshots and book_deltas."""
+AGGREGATE = "aggregate"
+SESSION_TYPES = (*FEED_TYPES, AGGREGATE)
+"""What a session can record: ``aggregate`` is made from the books of all its venues."""
 
 
 class Subscription(Struct, frozen=True):

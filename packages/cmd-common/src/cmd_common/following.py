@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from .aggregate import DEFAULT_MAX_AGE, AggregatedOrderBook
-from .equivalence import Equivalents, Target, matches, quote_pairs
+from .equivalence import Equivalents, Match, Target, matches, quote_pairs
 from .instruments import Instrument
 from .multibook import MultiSymbolOrderBook
 from .orderbook import OrderBook
@@ -25,7 +25,8 @@ class BookFollower:
     used). ``target`` is a unified name (a bare pair means the perpetual of a venue without spot books here);
     ``equivalents`` are groups such as ``USD=USDT=USDC``; ``convert`` are quote
     assets whose books are converted by the books of a cross pair, which must be among ``books`` as well (a book of
-    BTC-EUR needs EUR-USD or USD-EUR; the first LIVE and fresh one is used). ``only`` limits it to some full names.
+    BTC-EUR needs EUR-USD or USD-EUR; the first LIVE and fresh one is used). ``match`` decides instead of the usual
+    rule (``cmd_common.equivalence.matches``) which instruments belong to the target.
 
     Give every message's name to ``update``, or all records to ``apply``. Books that were added to or removed from
     ``books`` are seen at the next of these calls. Raises UsageError for a target that is none.
@@ -39,8 +40,8 @@ class BookFollower:
         "_crosses",
         "_equivalents",
         "_instrument",
+        "_match",
         "_members",
-        "_only",
         "_version",
         "target",
     )
@@ -53,7 +54,7 @@ class BookFollower:
         *,
         equivalents: Iterable[str] = (),
         convert: Sequence[str] = (),
-        only: Iterable[str] | None = None,
+        match: Callable[[Instrument], Match | None] | None = None,
         max_age: int | None = DEFAULT_MAX_AGE,
         rate_age: int | None = None,
         fees: Mapping[str, float] | None = None,
@@ -63,7 +64,7 @@ class BookFollower:
         self._instrument = instrument
         self._equivalents = Equivalents(equivalents)
         self._convert = tuple(self._equivalents.of(asset) for asset in convert)
-        self._only = frozenset(only) if only is not None else None
+        self._match = match
         self._aggregate = AggregatedOrderBook(self.target.name, max_age=max_age, rate_age=rate_age, fees=fees)
         self._members: dict[str, OrderBook] = {}
         self._crosses: dict[str, _Cross] = {}  # by the cross book's name
@@ -75,6 +76,12 @@ class BookFollower:
     def book(self) -> AggregatedOrderBook:
         """The aggregate."""
         return self._aggregate
+
+    @property
+    def watched(self) -> list[str]:
+        """The books whose updates matter: those of the aggregate and those that convert."""
+        self.sync()
+        return list(dict.fromkeys((*self._members, *self._crosses)))
 
     def sync(self) -> None:
         """Take in books that were added, let go those that were removed. O(books), only where there was a change."""
@@ -88,15 +95,12 @@ class BookFollower:
         spot = {i.venue for _, i in known.values() if i.kind == "spot"}
         wanted: dict[str, tuple[OrderBook, Instrument, str]] = {}
         for name, (book, instrument) in known.items():
-            if self._only is not None and name not in self._only:
-                continue
-            match = matches(
-                self.target,
-                instrument,
-                self._equivalents,
-                self._convert,
-                spot=self._only is None and instrument.venue in spot,
-            )
+            if self._match is not None:
+                match = self._match(instrument)
+            else:
+                match = matches(
+                    self.target, instrument, self._equivalents, self._convert, spot=instrument.venue in spot
+                )
             if match is not None:
                 wanted[name] = book, instrument, match.convert_from
         for name, held in list(self._members.items()):

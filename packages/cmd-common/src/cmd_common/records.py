@@ -178,7 +178,7 @@ class AggregatedBook(Struct, frozen=True, tag="aggregated_book", gc=False):
     ts_event: int
     ts_recv: int
     instrument: str  # unified name, BTC-USDT
-    seq: int  # 0; counts on where several rows have one ts_event
+    seq: int  # 0; counts the rows that are not newer than all rows before them
     venues: str  # comma list ``venue:symbol`` of the books that are in it
     excluded: str  # comma list ``venue:symbol=reason`` of those that are not
     bids: bytes  # packed triples: price, base quantity, index into ``venues``; best price first

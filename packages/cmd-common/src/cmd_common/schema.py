@@ -200,10 +200,10 @@ SCHEMA: Final[dict[str, Table]] = {
         Table(
             "aggregated_books",
             (
-                _c("ts_event", "int64", "ns", "newest exchange time among the books in it, UTC; flag 1: our clock"),
+                _c("ts_event", "int64", "ns", "newest exchange time among the books in it, UTC; with none in it that of the row before"),
                 _TS_RECV,
                 _c("instrument", "string", doc="unified name, such as BTC-USDT"),
-                _c("seq", "int64", "", "0; counts on where several rows have one ts_event"),
+                _c("seq", "int64", "", "0; counts the rows that are not newer than all rows before them"),
                 _c("venues", "string", doc="comma list venue:symbol of the books in it"),
                 _c("excluded", "string", doc="comma list venue:symbol=reason of the books left out"),
                 _c("bids", "venue_levels", doc="price, base quantity, index into venues (from 0); highest price first"),

@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 from typing import Any
 
+from msgspec import to_builtins
+
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, RecordOptions, Reporter, Result
 from cmd_common.errors import UsageError
 from cmd_common.signals import finish_on_signals
@@ -20,7 +22,7 @@ def run(options: RecordOptions, reporter: Reporter) -> Result:
     """Record until the duration is over, everything was sent (``until_end``), or SIGINT or SIGTERM.
 
     Raises CmdError when it cannot start. The summary has ``records`` by table, ``gaps`` and ``books``;
-    further ``confirmed``, ``gap_reasons`` and ``connections``.
+    further ``aggregates`` (where they are recorded), ``confirmed``, ``gap_reasons`` and ``connections``.
     """
     from .net import event_loop_factory
 
@@ -81,6 +83,8 @@ def _result(session: Any, reporter: Reporter) -> Result:
             for c in session.connections()
         },
     }
+    if aggregates := session.aggregate_states():
+        summary["aggregates"] = {name: to_builtins(info) for name, info in aggregates.items()}
     if session.error is not None:
         confirmed = summary["confirmed"]
         reporter.warn(f"recording ended early: {session.error}; {confirmed:,} records are confirmed and stay")

@@ -19,18 +19,20 @@ from typing import Self, cast
 from msgspec import Struct
 
 from cmd_common import get_symbols, registry
+from cmd_common.aggregate import AggregatedOrderBook
 from cmd_common.commands import LogReporter, RecordOptions, Reporter
 from cmd_common.errors import CmdError, UsageError
 from cmd_common.exchange import Endpoints, Exchange
-from cmd_common.feed import FEED_TYPES, Feed, FeedCounters, Subscription
+from cmd_common.feed import AGGREGATE, SESSION_TYPES, Feed, FeedCounters, Subscription
 from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
 from cmd_common.io import IReader, IWriter, open_reader, open_writer
 from cmd_common.multibook import MultiSymbolOrderBook
-from cmd_common.records import Record, full_name
+from cmd_common.records import BookDelta, BookSnapshot, Gap, Record, full_name
 from cmd_common.seams import Clock, Net, Rng, SystemClock, system_rng
 from cmd_common.sequence import BookState
 
+from .aggregates import AggregateInfo, Aggregates, Plan, plan
 from .budget import BudgetPools
 from .consumer import Consumer
 from .gaps import GapLedger, overflow_gaps
@@ -45,6 +47,7 @@ from .scheduler import SnapshotQueue, SnapshotScheduler
 __all__ = ["BookInfo", "ConnectionInfo", "LiveSession"]
 
 STOP_WAIT = 5.0  # s for the connections to close
+_BOOK_TABLES = ("book_snapshots", "book_deltas")
 
 
 class BookInfo(Struct, frozen=True):
@@ -124,6 +127,8 @@ class LiveSession:
         self._ended = asyncio.Event()
         self._stopping = False
         self._final: dict[str, BookInfo] | None = None
+        self._final_aggregates: dict[str, AggregateInfo] | None = None
+        self._aggregates: Aggregates | None = None
         self._live_total = (-1, -1)
         self._progress: asyncio.Task[None] | None = None
 
@@ -133,8 +138,8 @@ class LiveSession:
         """Load instruments, resolve symbols, open the store and begin to connect; raises CmdError."""
         options = self.options
         for kind in options.types:
-            if kind not in FEED_TYPES:
-                raise UsageError(f"unknown type {kind!r}", hint=f"types are {', '.join(FEED_TYPES)}")
+            if kind not in SESSION_TYPES:
+                raise UsageError(f"unknown type {kind!r}", hint=f"types are {', '.join(SESSION_TYPES)}")
         if not options.types or not options.exchanges:
             raise UsageError("nothing to record", hint="give at least one exchange and one type")
         if self._net is None:
@@ -164,7 +169,7 @@ class LiveSession:
         if self._stopping:
             return
         self._stopping = True
-        self._final = self.book_states()
+        self._final, self._final_aggregates = self.book_states(), self.aggregate_states()
         if self._progress is not None:
             self._progress.cancel()
             await asyncio.gather(self._progress, return_exceptions=True)
@@ -215,6 +220,11 @@ class LiveSession:
         """The selected native symbols by venue."""
         return {name: list(venue.subscription.symbols) for name, venue in self._venues.items()}
 
+    @property
+    def aggregates(self) -> dict[str, AggregatedOrderBook]:
+        """The books merged over venues, by unified name; empty unless type ``aggregate`` was asked for."""
+        return self._aggregates.books if self._aggregates is not None else {}
+
     def instrument(self, venue: str, symbol: str) -> Instrument | None:
         """Reference data of a selected symbol."""
         found = self._venues.get(venue)
@@ -232,6 +242,12 @@ class LiveSession:
                     builder.state.value, builder.last_id, book.best_bid, book.best_ask
                 )
         return found
+
+    def aggregate_states(self) -> dict[str, AggregateInfo]:
+        """Every merged book by unified name; after the end: as it was when reading stopped."""
+        if self._final_aggregates is not None:
+            return self._final_aggregates
+        return self._aggregates.states() if self._aggregates is not None else {}
 
     def connections(self) -> list[ConnectionInfo]:
         """Every connection with its counters."""
@@ -293,17 +309,23 @@ class LiveSession:
             for name, exchange in exchanges.items()
         ]
         listed = dict(zip(exchanges, await asyncio.gather(*loads), strict=True))
-        chosen = get_symbols(options.symbols, listed)
+        selectors, wanted = options.symbols, options.types
+        planned: Plan | None = None
+        if AGGREGATE in wanted:  # it is made from books, whether they are asked for or not
+            planned = plan(options.symbols, listed, options.aggregate)
+            selectors = tuple(planned.selectors)
+            wanted = tuple(dict.fromkeys("book" if t == AGGREGATE else t for t in wanted))
+        chosen = get_symbols(selectors, listed)
         for name, symbols in chosen.items():
             if not symbols:
                 continue
-            types = tuple(t for t in options.types if t in exchanges[name].types)
+            types = tuple(t for t in wanted if t in exchanges[name].types)
             if not types:
                 raise UsageError(
-                    f"{name} has none of the types {', '.join(options.types)}",
+                    f"{name} has none of the types {', '.join(wanted)}",
                     hint=f"it has {', '.join(exchanges[name].types)}",
                 )
-            for missing in (t for t in options.types if t not in types):
+            for missing in (t for t in wanted if t not in types):
                 self.reporter.warn(f"{name} has no live {missing}; it has {', '.join(types)}")
             subscription = Subscription(
                 symbols=tuple(symbols),
@@ -316,6 +338,8 @@ class LiveSession:
             venue = _Venue(exchanges[name], endpoints[name], subscription)
             venue.instruments = {i.symbol: i for i in listed[name]}
             self._venues[name] = venue
+        if planned is not None:
+            self._aggregates = Aggregates(planned, self.books, self.instrument)
 
     def _open_sinks(self) -> None:
         options = self.options
@@ -344,7 +368,8 @@ class LiveSession:
                         )
                     )
                     for name, venue in self._venues.items():
-                        resume.expect(name, venue.subscription.symbols, venue.subscription.types)
+                        stored = [t for t in venue.subscription.types if t in options.types]
+                        resume.expect(name, venue.subscription.symbols, stored)
                 self._resume = resume
         if options.raw:
             recorder = RawRecorder(options.raw, compression=_raw_compression(options))
@@ -443,12 +468,29 @@ class LiveSession:
             records = [*self._resume.gaps(records), *records]
             if not self._resume.open:
                 self._resume = None
+        if self._aggregates is not None:
+            self._hand_on([*records, *self._aggregates.take(records)])
+        else:
+            self._hand_on(records)
+
+    def _hand_on(self, records: list[Record]) -> None:
         if self.pipeline is not None:
-            self.pipeline.put(records)
+            self.pipeline.put(records if self._aggregates is None else self._asked_for(records))
         for consumer in self._consumers:
             consumer.put(records)
         for callback in self._callbacks:
             callback(records)
+
+    def _asked_for(self, records: list[Record]) -> list[Record]:
+        """Without the rows of books that are there only to be merged, and without their gaps."""
+        if "book" in self.options.types:
+            return records
+        return [
+            r
+            for r in records
+            if not isinstance(r, BookDelta | BookSnapshot | Gap)
+            or (isinstance(r, Gap) and r.record_type not in _BOOK_TABLES)
+        ]
 
     def _full(self) -> bool:
         return (self.pipeline is not None and self.pipeline.full) or (self.raw is not None and self.raw.full)
@@ -513,9 +555,11 @@ class LiveSession:
         self._ended.set()
 
     async def _report_progress(self) -> None:
-        """Say how many books are LIVE while they are loading."""
+        """Say how many books are LIVE while they are loading; merged books lose what got too old."""
         while True:
             await self._clock.sleep(1_000_000_000)
+            if self._aggregates is not None and (rows := self._aggregates.tick(self._clock.now())):
+                self._hand_on(rows)
             self._show_progress()
 
     def _show_progress(self) -> None:

@@ -9,8 +9,8 @@ __all__ = ["command"]
 
 def _record(**flags: object) -> int:
     from cmd_cli import values
-    from cmd_common.commands import RecordOptions, Result
-    from cmd_common.feed import FEED_TYPES
+    from cmd_common.commands import AggregateOptions, RecordOptions, Result
+    from cmd_common.feed import SESSION_TYPES
     from cmd_common.registry import command as implementation
 
     run = Run("record", flags)
@@ -18,7 +18,7 @@ def _record(**flags: object) -> int:
     options = RecordOptions(
         exchanges=venues,
         symbols=values.selectors(run.get("symbols"), venues),
-        types=values.check_types(run.get("types"), FEED_TYPES),
+        types=values.check_types(run.get("types"), SESSION_TYPES),
         store="" if run.get("raw") and not run.get("store") else values.check_store(run.get("store")),
         intervals=values.check_intervals(run.get("interval"), venues),
         depth=run.get("depth"),
@@ -30,6 +30,13 @@ def _record(**flags: object) -> int:
         proxy=run.get("proxy"),
         queue_limit=run.get("queue-limit"),
         options=run.get("options"),
+        aggregate=AggregateOptions(
+            equivalents=values.equivalents(run.get("equivalent")),
+            convert=run.get("convert") or (),
+            max_age=run.get("stale-after"),
+            every=run.get("aggregate-every"),
+            depth=run.get("aggregate-depth"),
+        ),
     )
     with run.output() as output:
         result: Result = implementation("record")(options, output)
@@ -51,16 +58,26 @@ command = Cmd(
             "cmd-cli record --exchange binance-spot --symbols BTC-USDT --store parquet:data --raw raw"
             " --duration 3s --json",
         ),
+        (
+            "one book over two exchanges, a row a second with each one's part",
+            "cmd-cli record --exchange binance-spot,binance-usdm --symbols BTC-USDT --types aggregate"
+            " --store parquet:data --duration 3s",
+        ),
     ],
     params=[
         flag("record", "exchange", metavar="VENUE"),
         flag("record", "symbols", metavar="SYMBOL", note="BTCUSDT, BTC-USDT, '*USDT', all, @file"),
-        flag("record", "types", metavar="TYPE", note="trades, agg_trades, quotes, candles, book"),
+        flag("record", "types", metavar="TYPE", note="trades, agg_trades, quotes, candles, book, aggregate"),
         flag("record", "store", metavar="KIND:PATH"),
         flag("record", "interval", metavar="INTERVAL"),
         flag("record", "duration"),
         flag("record", "until-end"),
         flag("record", "depth"),
+        flag("record", "equivalent", metavar="A=B", note="for type aggregate"),
+        flag("record", "convert", metavar="ASSET"),
+        flag("record", "stale-after"),
+        flag("record", "aggregate-every"),
+        flag("record", "aggregate-depth"),
         flag("record", "raw", metavar="DIR"),
         flag("record", "endpoint"),
         flag("record", "proxy", metavar="URL"),

@@ -20,20 +20,30 @@ def _watch(**flags: object) -> int:
     import sys
 
     from cmd_cli import values
-    from cmd_common.commands import RecordOptions
-    from cmd_common.feed import FEED_TYPES
+    from cmd_common.commands import AggregateOptions, RecordOptions
+    from cmd_common.feed import AGGREGATE, FEED_TYPES
     from cmd_common.registry import load
 
     run = Run("watch", flags)
-    venues = values.exchanges(run.get("exchange"), run.get("symbols"))
+    merged: tuple[str, ...] = run.get("aggregate")
+    venues = values.exchanges(run.get("exchange"), None if merged else run.get("symbols"))
+    types = values.check_types(run.get("types"), FEED_TYPES)
+    if merged:
+        types = (AGGREGATE, *(t for t in types if t in ("trades", "agg_trades")))
     options = RecordOptions(
         exchanges=venues,
-        symbols=values.selectors(run.get("symbols"), venues),
-        types=values.check_types(run.get("types"), FEED_TYPES),
+        symbols=values.selectors(list(merged) if merged else run.get("symbols"), venues),
+        types=types,
         store="",
         intervals=values.check_intervals(run.get("interval"), venues),
         endpoints=values.endpoints(run.get("endpoint"), venues),
         proxy=run.get("proxy"),
+        aggregate=AggregateOptions(
+            equivalents=values.equivalents(run.get("equivalent")),
+            convert=run.get("convert") or (),
+            fees=values.fees(run.get("fee"), venues),
+            max_age=run.get("stale-after"),
+        ),
     )
     screen = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not run.json
     # textual draws on stderr
@@ -109,17 +119,27 @@ command = Cmd(
             "a line a second and symbol, for a script",
             "cmd-cli watch --exchange binance-spot --symbols BTCUSDT --types book,trades --json --duration 3s",
         ),
+        (
+            "one book over two exchanges: who offers how much at each price",
+            "cmd-cli watch --exchange binance-spot,binance-usdm --aggregate BTC-USDT",
+        ),
     ],
     params=[
         flag("watch", "exchange", metavar="VENUE"),
         flag("watch", "symbols", metavar="SYMBOL", note="BTCUSDT, BTC-USDT, '*USDT', all, @file"),
         flag("watch", "types", metavar="TYPE", note="trades, agg_trades, quotes, candles, book"),
         flag("watch", "interval", metavar="INTERVAL"),
+        flag("watch", "aggregate", metavar="SYMBOL", note="instead of --symbols; BTC-USDT, BTC-USDT-PERP"),
+        flag("watch", "equivalent", metavar="A=B", note="with --aggregate"),
+        flag("watch", "convert", metavar="ASSET", note="a pair that converts must be traded there"),
+        flag("watch", "fee", metavar="VENUE=BPS,..."),
+        flag("watch", "stale-after"),
         flag("watch", "plain"),
         flag("watch", "duration"),
         flag("watch", "endpoint"),
         flag("watch", "proxy", metavar="URL"),
     ],
     notes="Keys: n and p (or arrows) change the symbol, 1 to 9 choose one, t light or dark, q quits. A book that is not\n"
-    "LIVE is marked. Without a terminal it prints one line a second and symbol.",
+    "LIVE is marked. With --aggregate a column a book shows its part of each level; books that are left out are listed with\n"
+    "the reason, and a crossed book with its age and the two venues. Without a terminal it prints one line a second and symbol.",
 )

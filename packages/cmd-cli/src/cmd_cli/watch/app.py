@@ -18,7 +18,8 @@ from textual.widgets import Footer
 from cmd_common.commands import LiveSource
 from cmd_common.seams import Clock
 
-from .lines import Line, Role, candles, instruments, ladder, trades
+from . import screen
+from .lines import Line, Role, instruments
 from .model import View
 
 __all__ = ["LinesWidget", "WatchApp"]
@@ -103,11 +104,11 @@ class WatchApp(App[None]):
         self._following: asyncio.Task[None] | None = None
 
     def compose(self) -> ComposeResult:
-        """Instruments above; the ladder left, trades and candles right; keys below."""
+        """Instruments above; the ladder left, trades and candles (or the merged books) right; keys below."""
         top = LinesWidget(lambda w, h: [instruments(self.view, w, self.clock.now())], id="instruments")
-        book = LinesWidget(lambda w, h: ladder(self.view, w, h), id="ladder")
-        last = LinesWidget(lambda w, h: trades(self.view.current, w, h), id="trades")
-        bars = LinesWidget(lambda w, h: candles(self.view.current, w, h), id="candles")
+        book = LinesWidget(lambda w, h: screen.book(self.view, w, h, self.clock.now()), id="ladder")
+        last = LinesWidget(lambda w, h: screen.upper(self.view, w, h), id="trades")
+        bars = LinesWidget(lambda w, h: screen.lower(self.view, w, h), id="candles")
         self._panels = [top, book, last, bars]
         yield top
         with Horizontal():
@@ -133,7 +134,7 @@ class WatchApp(App[None]):
     async def _follow(self) -> None:
         try:
             async with self.source as source:
-                self.view = View(source.books)
+                self.view = screen.view_of(source)
                 async for records in source.subscribe():
                     self.view.apply(records, self.clock.now())
                 self.view.ended = True

@@ -12,7 +12,20 @@ from cmd_common.orderbook import Level, OrderBook
 
 from .model import Market, View
 
-__all__ = ["Line", "Role", "candles", "fit", "instruments", "ladder", "one_line", "trades"]
+__all__ = [
+    "Line",
+    "Role",
+    "candles",
+    "clock",
+    "columns",
+    "decimals",
+    "fit",
+    "instruments",
+    "ladder",
+    "number",
+    "one_line",
+    "trades",
+]
 
 Role = Literal["", "head", "dim", "bid", "ask", "live", "stale", "chosen"]
 Line = list[tuple[str, Role]]
@@ -93,7 +106,7 @@ def trades(market: Market | None, width: int, height: int) -> list[Line]:
     prices, sizes = decimals([t.price for t in shown]), decimals([t.quantity for t in shown])
     rows = [[clock(t.ts_event), t.side, f"{t.price:,.{prices}f}", f"{t.quantity:,.{sizes}f}"] for t in shown]
     roles: list[Role] = ["bid" if t.side == "buy" else "ask" if t.side == "sell" else "" for t in shown]
-    return _columns(["time (UTC)", "side", "price", "quantity"], rows, roles, width, "no trades yet")
+    return columns(["time (UTC)", "side", "price", "quantity"], rows, roles, width, "no trades yet")
 
 
 def candles(market: Market | None, width: int, height: int) -> list[Line]:
@@ -107,10 +120,10 @@ def candles(market: Market | None, width: int, height: int) -> list[Line]:
         rows.append([f"{at:%H:%M:%S}", *prices, f"{c.volume:,.3f}", "..." if c.state == "provisional" else ""])
     roles: list[Role] = ["bid" if c.close >= c.open else "ask" for c in found]
     head = [found[0].interval if found else "candle", "open", "high", "low", "close", "volume", ""]
-    return _columns(head, rows, roles, width, "no candles yet")
+    return columns(head, rows, roles, width, "no candles yet")
 
 
-def _columns(head: list[str], rows: list[list[str]], roles: list[Role], width: int, empty: str) -> list[Line]:
+def columns(head: list[str], rows: list[list[str]], roles: list[Role], width: int, empty: str) -> list[Line]:
     """Rows in columns as narrow as their text; the first is left-aligned."""
     widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
 

@@ -14,7 +14,8 @@ from cmd_cli.output import to_json
 from cmd_common.commands import LiveSource
 from cmd_common.seams import Clock
 
-from .lines import Line, Role, candles, instruments, ladder, one_line, trades, words
+from . import screen
+from .lines import Line, Role, instruments
 from .model import View
 
 __all__ = ["frame", "watch"]
@@ -40,11 +41,11 @@ def frame(view: View, width: int, height: int, now: int, *, colour: bool = True)
     rows: list[Line] = [instruments(view, width, now)]
     left = max(6, height - 2)
     upper = left if left < 14 else left * 2 // 3
-    rows += ladder(view, width, upper)[:upper]
+    rows += screen.book(view, width, upper, now)[:upper]
     if left >= 14:
         half = (left - upper) // 2
-        rows += trades(view.current, width, half)[:half]
-        rows += candles(view.current, width, left - upper - half)[: left - upper - half]
+        rows += screen.upper(view, width, half)[:half]
+        rows += screen.lower(view, width, left - upper - half)[: left - upper - half]
     rows = rows[: height - 1]
     rows += [[("", "")]] * (height - 1 - len(rows))
     rows.append([("q quit  n next  p previous", "dim")])
@@ -76,13 +77,11 @@ async def watch(
     stream = out or sys.stdout
     terminal = stream.isatty() and not json
     stop = asyncio.Event()
-    view = View(source.books)
     remove = _on_signals(stop.set)
-    keys = _keys(view, stop) if terminal else nullcontext()
     try:
         async with source:
-            view = View(source.books) if view.books is not source.books else view
-            view.sync()
+            view = screen.view_of(source)
+            keys = _keys(view, stop) if terminal else nullcontext()
             follow = asyncio.create_task(_follow(source, view, clock))
             draw = asyncio.create_task(_draw(view, clock, stream, terminal, json, colour))
             waiting = asyncio.create_task(stop.wait())
@@ -102,7 +101,7 @@ async def watch(
                         stream.write(_LEAVE)
                         stream.flush()
             if not terminal:
-                _report(view, stream, json)
+                _report(view, stream, json, clock.now())
             for task in done:
                 if not task.cancelled() and (error := task.exception()):
                     raise error
@@ -128,13 +127,13 @@ async def _draw(view: View, clock: Clock, stream: TextIO, terminal: bool, json: 
         else:
             await clock.sleep(1_000_000_000)
             view.sync()
-            _report(view, stream, json)
+            _report(view, stream, json, clock.now())
 
 
-def _report(view: View, stream: TextIO, json: bool) -> None:
+def _report(view: View, stream: TextIO, json: bool, now: int) -> None:
     for name in view.names:
-        facts = one_line(view, name)
-        stream.write((to_json(facts).decode() if json else words(facts)) + "\n")
+        facts = screen.facts(view, name, now)
+        stream.write((to_json(facts).decode() if json else screen.words(view, facts)) + "\n")
     stream.flush()
 
 
