@@ -32,6 +32,7 @@ _PING_AFTER: Final = 20 * _SECOND
 _ORDERS: Final = "live_orders"
 _CHANNELS: Final = {"trades": "live_trades_", "book": "diff_order_book_"}
 _TOP: Final = "order_book_"
+_Sides = tuple[dict[float, float], dict[float, float]]  # price to quantity; 0: deleted
 
 
 class BitstampFeed(FeedBase):
@@ -57,6 +58,7 @@ class BitstampFeed(FeedBase):
         self._trade_wire = Wire(TradeFrame)
         self._pinged = 0
         self._agreed: dict[str, tuple[int, int, int]] = {}  # symbol: receive time, event time and id of the last seed
+        self._kept: dict[str, _Sides] = {}  # books that wait for a change behind the snapshot to be compared with it
         self._chains: dict[str, OrderChain] = {}
         self.order_events = 0
         super().__init__(*args, **keywords)
@@ -104,6 +106,7 @@ class BitstampFeed(FeedBase):
             del self._chains[stream.name]
         for symbol in symbols:
             self._agreed.pop(symbol, None)
+            self._kept.pop(symbol, None)
         return out
 
     def _frames(self, method: str, streams: Sequence[Stream]) -> list[tuple[str, tuple[str, ...]]]:
@@ -115,6 +118,7 @@ class BitstampFeed(FeedBase):
     def _on_connected(self, now: int, out: Output) -> None:
         self._pinged = now
         self._agreed.clear()
+        self._kept.clear()
         for name, chain in self._chains.items():
             chain.reset()
             stream = self._streams[name]
@@ -161,29 +165,42 @@ class BitstampFeed(FeedBase):
         """Take a snapshot; one of a LIVE book must agree with it, else something was lost without a sign."""
         st = self._symbols.get(symbol)
         builder = st.builder if st is not None else None
-        before: tuple[dict[float, float], dict[float, float]] | None = None
+        kept: _Sides | None = None
         if builder is not None and builder.state is BookState.LIVE:
-            before = dict(builder.book.bids()), dict(builder.book.asks())
-        resyncs = builder.resyncs if builder is not None else 0
+            kept = dict(builder.book.bids()), dict(builder.book.asks())
+        resyncs, last = (builder.resyncs, builder.last_id) if builder is not None else (0, 0)
         waited = st is not None and st.awaiting
         out = super().snapshot(symbol, body, now)
         if st is None or builder is None or not waited or st.awaiting or builder.state is not BookState.LIVE:
             return out
         if st.attempts:  # refused: it is asked for again
             return out
-        agreed = self._agreed.get(symbol)
-        if before is not None and builder.resyncs == resyncs:
-            differing = _differing(builder.book, *before)
-            if differing:
-                if agreed is not None and st.book_gap is None:
-                    st.book_gap = (agreed[1], agreed[2], "reseed")
-                records = len(out.records)
-                self._status(out, now, "differs", f"{differing} levels differ from a fresh snapshot", symbol, "book")
-                self._lose_book(st, "reseed", now, out)
-                self.counters.records += len(out.records) - records
-                return out
-        self._agreed[symbol] = (now, builder.book.ts_event, builder.last_id)
+        if kept is None or builder.resyncs != resyncs:
+            self._agreed[symbol] = (now, builder.book.ts_event, builder.last_id)
+            self._kept.pop(symbol, None)
+        elif builder.last_id > last:
+            # The snapshot holds what the next change will tell: only behind that one both are of the same moment.
+            self._kept[symbol] = kept
+        else:
+            records = len(out.records)
+            self._compare(st, kept, now, out)
+            self.counters.records += len(out.records) - records
         return out
+
+    def _compare(self, st: SymbolState, kept: _Sides, now: int, out: Output) -> None:
+        """Compare the fresh book with the one that was kept up by changes alone; both are of the same moment."""
+        builder = st.builder
+        assert builder is not None
+        symbol = st.symbol
+        differing = _differing(builder.book, *kept)
+        if not differing:
+            self._agreed[symbol] = (now, builder.book.ts_event, builder.last_id)
+            return
+        agreed = self._agreed.get(symbol)
+        if agreed is not None and st.book_gap is None:
+            st.book_gap = (agreed[1], agreed[2], "reseed")
+        self._status(out, now, "differs", f"{differing} levels differ from a fresh snapshot", symbol, "book")
+        self._lose_book(st, "reseed", now, out)
 
     # Frames
 
@@ -241,7 +258,12 @@ class BitstampFeed(FeedBase):
         if self._depth is not None:
             self._partial(st, id_, data.bids, data.asks, ts, now, out)
         else:
+            kept = self._kept.pop(st.symbol, None)
             self._delta(st, id_, id_, None, data.bids, data.asks, ts, now, out)
+            if kept is not None and st.builder is not None and st.builder.state is BookState.LIVE:
+                for side, levels in zip(kept, (data.bids, data.asks), strict=True):
+                    side.update(levels)
+                self._compare(st, kept, now, out)
 
     def _on_trade(self, frame: str | bytes, channel: str, now: int, out: Output) -> None:
         found = self._stream_named(channel)
@@ -284,5 +306,5 @@ def _differing(book: OrderBook, bids: dict[float, float], asks: dict[float, floa
     """Return how many levels of a fresh book differ from those that were kept, as deep as the fresh one goes."""
     fresh_bids, fresh_asks = dict(book.bids()), dict(book.asks())
     low, high = min(fresh_bids, default=0.0), max(fresh_asks, default=float("inf"))
-    count = sum(fresh_bids.get(p) != bids.get(p) for p in fresh_bids.keys() | bids.keys() if p >= low)
-    return count + sum(fresh_asks.get(p) != asks.get(p) for p in fresh_asks.keys() | asks.keys() if p <= high)
+    count = sum(fresh_bids.get(p, 0.0) != bids.get(p, 0.0) for p in fresh_bids.keys() | bids.keys() if p >= low)
+    return count + sum(fresh_asks.get(p, 0.0) != asks.get(p, 0.0) for p in fresh_asks.keys() | asks.keys() if p <= high)
