@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from venue_sample import SECOND, simulated
 
-from cmd_common.simulation import day_of
+from cmd_common.simulation import day_of, day_start
 from cmd_common.venue_market import Numbers, decimals_of, scaled, trim
 from cmd_common.venue_simulation import Ladder, TopView
 from cmd_common.venue_world import BookChange, Listed, Trade, split_stream
@@ -138,3 +138,19 @@ def test_numbers_are_written_with_their_decimals() -> None:
     assert inverse.amount_text(inverse.amount(500_000, 3)) == "0.00600000"
     assert [decimals_of(t) for t in ("1", "1.50", "1E-8", "1e2", "2.5E-3")] == [0, 2, 8, 0, 4]
     assert (trim("1.500"), trim("100"), trim("0.0"), scaled("1.25", 3)) == ("1.5", "100", "0", 1250)
+
+
+def test_candles_of_a_part_of_the_history_are_those_of_the_whole() -> None:
+    world = simulated(symbols=1, history_trades=200).market  # most minutes have no trade
+    symbol, minute = world.symbols[0], 60 * SECOND
+    day = world.days(symbol)[0]
+    begin = day_start(day)
+    whole = [c for c in world.day_candles(symbol, day, "1m")]
+    assert len({c.open_time for c in whole}) == len(whole)
+    for first in range(60, 1440, 97):
+        part = world.candles(symbol, "1m", begin + first * minute, begin + (first + 29) * minute)
+        assert [c.open_time for c in part] == [begin + n * minute for n in range(first, first + 30)]
+        expected = {c.open_time: (c.open, c.high, c.low, c.close, c.count) for c in whole}
+        for c in part:
+            if c.open_time in expected:
+                assert (c.open, c.high, c.low, c.close, c.count) == expected[c.open_time]

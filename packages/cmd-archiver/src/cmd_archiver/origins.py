@@ -287,8 +287,9 @@ class RestOrigin:
         """Why the exchange has nothing of a day; None where it has."""
         if day_start(file.last_day) + DAY_NS > self._horizon(file):
             return None
-        reach = (self._source.reach(file.table, file.interval) or 0) / DAY_NS
-        words = f"{file.venue} answers for {file.table} of the last {reach:.3g} days only"
+        hours = (self._source.reach(file.table, file.interval) or 0) // (DAY_NS // 24)
+        last = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+        words = f"{file.venue} answers for {file.table} of the last {last} only"
         return Absent(OUT_OF_REACH, words, f"{file.name}: {words}")
 
     async def identify(self, unit: Unit) -> Found | Absent:
@@ -305,13 +306,13 @@ class RestOrigin:
             return Absent(NOT_SERVED, pages.lost_all, f"{file.name}: {pages.lost_all}")
         gaps = []
         start = day_start(file.first_day)
-        if horizon > start:
-            detail = f"{file.venue} does not answer for the time before"
-            gaps.append(missing_gap(file, file.table, detail, reason=OUT_OF_REACH, span=(start, horizon)))
         for page in await asyncio.to_thread(lambda: [structs.replace(p, records=()) for p in pages.read() if p.lost]):
             gap = missing_gap(file, file.table, page.lost, reason=NOT_SERVED, span=page.lost_span)
             if gap.ts_to > gap.ts_from:
                 gaps.append(gap)
+        if horizon > start and not gaps:  # else the source said it, and knows better from when on
+            detail = f"{file.venue} does not answer for the time before"
+            gaps.append(missing_gap(file, file.table, detail, reason=OUT_OF_REACH, span=(start, horizon)))
         sha256, size = await asyncio.to_thread(hash_file, path)
         got = Got(sha256, size, lambda: (), path.with_name(path.name + ".spool"), tuple(gaps))
         got.rows = lambda: self._rows(file, pages.read(), got)

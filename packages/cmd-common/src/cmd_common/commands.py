@@ -161,6 +161,7 @@ class ReplayOptions(Struct, frozen=True):
     duration: int = 0
     instruments: str = ""
     history_days: int = 2
+    history_trades: int = 8_640  # a simulated day and symbol before the start; a multiple of 5
 
 
 class SymbolsOptions(Struct, frozen=True):

@@ -362,10 +362,31 @@ class SimulatedVenue:
         return self.trades_before(symbol, self._last_trade[symbol] + 1, count)
 
     def _bars(self, symbol: str, interval: str, start: int, end: int) -> list[Bar]:
-        first = interval_bounds(max(start, day_start(self.sim.first_day)), interval)[0]
+        """Candles that open in ``[start, end]``, empty ones too, whatever part of the history they are a part of."""
+        oldest = day_start(self.sim.first_day)
+        first = interval_bounds(max(start, oldest), interval)[0]
         until = interval_bounds(max(first, min(end, self.position)), interval)[1]
-        bars = build_bars(self._between(symbol, first, until), interval, self._numbers[symbol])
+        numbers = self._numbers[symbol]
+        close = self._close_before(symbol, first, oldest)
+        trades = self._between(symbol, first, until)
+        bars = build_bars(trades, interval, numbers, start=None if close is None else first, close=close)
+        if not bars and close is not None:
+            opens, closes = interval_bounds(first, interval)
+            bars.append(Bar(opens, closes, close, close, close, close))
+        while bars and bars[-1].close_time < until:  # a window may end in intervals without a trade
+            last = bars[-1]
+            opens, closes = interval_bounds(last.close_time, interval)
+            bars.append(Bar(opens, closes, last.close, last.close, last.close, last.close))
         return [bar for bar in bars if start <= bar.open_time <= end]
+
+    def _close_before(self, symbol: str, ts: int, oldest: int) -> int | None:
+        """The price of the last trade before an instant; None at the beginning of the history."""
+        width = 60 * _SECOND
+        while True:
+            trades = self._between(symbol, max(oldest, ts - width), ts)
+            if trades or ts - width <= oldest:
+                return trades[-1].price if trades else None
+            width *= 8
 
     def candles(self, symbol: str, interval: str, start: int, end: int) -> list[CandleUpdate]:
         """Candles of the passed trades."""

@@ -135,6 +135,7 @@ def make_emulators(options: ReplayOptions) -> list[Emulator]:
                 speed=options.speed,
                 instruments=options.instruments,
                 history_days=options.history_days,
+                history_trades=options.history_trades,
             )
         )
         for venue, exchange in exchanges.items()

@@ -38,6 +38,7 @@ def _replay(**flags: object) -> int:
         duration=run.get("duration") or 0,
         instruments=run.get("instruments"),
         history_days=run.get("history-days"),
+        history_trades=run.get("history-trades"),
     )
     if options.instruments:
         values.recordings([options.instruments])
@@ -76,6 +77,7 @@ command = Cmd(
         flag("replay", "start", metavar="INSTANT"),
         flag("replay", "duration"),
         flag("replay", "history-days"),
+        flag("replay", "history-trades"),
         flag("replay", "instruments", metavar="FILE"),
     ],
     notes='When it is ready it prints one JSON line a venue: {"venue": ..., "endpoint": "http://127.0.0.1:PORT", ...}.\n'
