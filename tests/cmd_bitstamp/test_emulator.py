@@ -151,6 +151,41 @@ def test_rest_answers_and_refusals() -> None:
     assert type(error).__name__ == "RateLimitError"
 
 
+def test_what_was_recorded_can_be_served_again(tmp_path: Path) -> None:
+    subscription = Subscription(SYMBOLS, ("trades", "quotes", "book"))
+    first = session(duration=10 * SECOND)
+    start = {s: first.get(f"/api/v2/order_book/{s.lower()}/").body.decode() for s in SYMBOLS}
+    (feed,) = first.start(subscription)
+    first.run()
+    lines = [
+        f'{{"recv_ns":{T0 + n},"src":"rest","url":"https://www.bitstamp.net/api/v2/order_book/{s.lower()}/","msg":{body}}}'
+        for n, (s, body) in enumerate(start.items())
+    ]
+    url = "wss://ws.bitstamp.net/"
+    lines += [
+        f'{{"recv_ns":{T0 + (n + 2) * 1_000_000},"src":"ws","url":"{url}","msg":{t}}}'
+        for n, t in enumerate(first.frames)
+    ]
+    path = tmp_path / "bitstamp.ndjson"
+    path.write_text("\n".join(lines) + "\n")
+    emulator = BitstampEmulator(source(BITSTAMP, simulate=False, recordings=(str(path),), duration=0))
+    again = VenueSession(BITSTAMP, emulator)
+    known = first.instruments()
+    again.instruments = lambda: known  # type: ignore[method-assign]
+    (second,) = again.start(subscription)
+    again.run()
+    assert second.counters.malformed == second.counters.unknown_messages == 0
+    assert again.of(Gap) == []
+    for symbol in SYMBOLS:
+        assert second.books[symbol].book.bids() == feed.books[symbol].book.bids()
+        assert [t.trade_id for t in again.of(Trade, symbol)] == [t.trade_id for t in first.of(Trade, symbol)]
+        bids, asks = again.true_book(symbol)
+        assert second.books[symbol].book.bids()[:200] == bids[:200]
+        assert second.books[symbol].book.asks()[:200] == asks[:200]
+    assert len(again.of(BookDelta)) == len(first.of(BookDelta))
+    assert len(again.of(Quote)) == len(first.of(Quote))
+
+
 ROOT = os.environ.get("CMD_RECORDINGS", "")
 FOLDER = Path(ROOT) / "bitstamp"
 

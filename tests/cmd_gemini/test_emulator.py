@@ -219,6 +219,45 @@ def test_rest_answers_and_refusals() -> None:
     assert type(error).__name__ == "RateLimitError"
 
 
+@pytest.mark.parametrize("api", ["current", "v2"])
+def test_what_was_recorded_can_be_served_again(api: str, tmp_path: Path) -> None:
+    subscription = Subscription(SYMBOLS, ("trades", "quotes", "book"), options={"api": api})
+    first = session(duration=10 * SECOND)
+    (feed,) = first.start(subscription)
+    first.run()
+    url = "wss://ws.gemini.com/" if api == "current" else "wss://api.gemini.com/v2/marketdata"
+    lines = [
+        f'{{"recv_ns":{T0 + n * 1_000_000},"src":"ws","url":"{url}","msg":{t}}}' for n, t in enumerate(first.frames)
+    ]
+    path = tmp_path / "gemini.ndjson"
+    path.write_text("\n".join(lines) + "\n")
+    again = VenueSession(GEMINI, GeminiEmulator(source(GEMINI, simulate=False, recordings=(str(path),), duration=0)))
+    known = first.instruments()
+    again.instruments = lambda: known  # type: ignore[method-assign]
+    (second,) = again.start(subscription)
+    again.run()
+    assert second.counters.malformed == second.counters.unknown_messages == 0
+    assert again.of(Gap) == []
+    for symbol in SYMBOLS:
+        assert second.books[symbol].book.bids() == feed.books[symbol].book.bids()
+        assert trades_of(again, symbol) == trades_of(first, symbol)
+        # The recording's own book is apart from the code under test.
+        bids, asks = again.true_book(symbol)
+        assert second.books[symbol].book.bids()[:200] == bids[:200]
+        assert second.books[symbol].book.asks()[:200] == asks[:200]
+    if api == "current":
+        kinds = [type(r) for r in again.records if isinstance(r, Trade | Quote | BookDelta)]
+        assert len(kinds) == len([r for r in first.records if isinstance(r, Trade | Quote | BookDelta)])
+    # A client of the other feed hears nothing of it.
+    other = VenueSession(GEMINI, GeminiEmulator(source(GEMINI, simulate=False, recordings=(str(path),), duration=0)))
+    other.instruments = lambda: known  # type: ignore[method-assign]
+    wrong = "v2" if api == "current" else "current"
+    (third,) = other.start(Subscription(SYMBOLS, ("trades", "book"), options={"api": wrong}))
+    other.run()
+    assert other.of(Trade) == []
+    assert third.counters.unknown_messages == 0
+
+
 ROOT = os.environ.get("CMD_RECORDINGS", "")
 FOLDER = Path(ROOT) / "gemini"
 RECORDING = FOLDER / "cryptofeed_v2_10symbols_20210624.ndjson"
