@@ -45,3 +45,7 @@ echo "examples/orderbook_only runs with cmd-common alone"
 "$work/all/bin/cmd-cli" version
 "$work/all/bin/cmd-cli" --help >/dev/null
 echo "all wheels install into one clean environment"
+# An outsider's package is installed like any other and is found by its entry point alone.
+"$uv" pip install --quiet --python "$work/all/bin/python" --no-deps examples/custom_exchange
+"$work/all/bin/python" -c 'from cmd_common import registry; assert registry.exchange("exampex").venue == "exampex"'
+echo "examples/custom_exchange installs and is found"

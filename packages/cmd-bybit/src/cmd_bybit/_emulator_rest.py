@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["answer", "archive_rows"]
 
 _MS: Final = 1_000_000
-_MARGIN: Final = 7_200_000_000_000
 _OURS: Final = {exchange: ours for ours, exchange in INTERVALS.items()}
 _FILE: Final = re.compile(r"(?P<symbol>.+?)(?P<separator>_?)(?P<day>\d{4}-\d\d-\d\d)\.csv\.gz")
 _LINEAR_HEADER: Final = (
@@ -121,9 +120,8 @@ def _klines(emulator: BybitEmulator, symbol: str, query: Mapping[str, str]) -> H
         return _bad(emulator, "Invalid period!")
     start = _number(query, "start", 0) * _MS
     end = min(_number(query, "end", emulator.market.clock // _MS) * _MS, emulator.market.clock)
-    # Intervals without a trade are filled from one trade to the next: look for one on either side, too.
-    found = emulator.market.candles(symbol, interval, start - _MARGIN, end + _MARGIN) if start <= end else []
-    candles = [c for c in found if start <= c.open_time <= end][-_limit(query, 200, 1000) :]
+    found = emulator.market.candles(symbol, interval, start, end) if start <= end else []
+    candles = found[-_limit(query, 200, 1000) :]
     rows = [
         [str(c.open_time // _MS), c.open, c.high, c.low, c.close, c.volume, c.amount]
         for c in sorted(candles, key=lambda c: -c.open_time)
