@@ -48,6 +48,7 @@ _GAP: Final = Applied.GAP
 _LIVE: Final = BookState.LIVE
 _PRICE: Final = itemgetter(0)
 _AGAIN: Final = 60 * _SECOND  # a resync within so much of the one before is churn
+_AT_ONCE: Final = 6  # resyncs in a row that do not wait
 _RETRY_MOST: Final = 30  # s between two requests for a book that keep failing
 _SNAPSHOT_WITHIN: Final = 15 * _SECOND  # from the subscription to the snapshot in the stream
 
@@ -297,8 +298,8 @@ class FeedBooks(FeedControl):
             return
         if not st.retry_at and st.asked_at and now - st.asked_at < _AGAIN:
             st.churn += 1
-            if st.churn > 2:  # a book that breaks again and again must not use up the exchange's limits
-                st.retry_at = now + min(2 ** (st.churn - 3), _RETRY_MOST) * _SECOND
+            if st.churn > _AT_ONCE:  # a book that breaks again and again must not use up the exchange's limits
+                st.retry_at = now + min(2 ** (st.churn - _AT_ONCE - 1), _RETRY_MOST) * _SECOND
                 return
         elif not st.retry_at:
             st.churn = 0
