@@ -168,6 +168,31 @@ def test_after_an_outage_time_waits_for_the_client_that_then_lacks_nothing() -> 
     assert got | {f["id"] for f in lost if "id" in f} == set(range(truth["first_id"], truth["last_id"] + 1))
 
 
+class NumberedEmulator(SampleEmulator):
+    """The number of every frame counts."""
+
+    connection_sequence = True
+
+
+def test_where_frames_are_numbered_any_loss_makes_time_wait_for_new_books() -> None:
+    s = Session(simulated("drop:stream=trades,at=20", kind=NumberedEmulator))
+    s.open()
+    s.send("join", "book.BTC-USD", "trade.BTC-USD", "quote.ETH-USD")
+    s.run(seconds=0.1)
+    numbers = [f["n"] for _, f in s.frames if isinstance(f, dict)]
+    holes = [n for n in range(1, numbers[-1] + 1) if n not in numbers]
+    assert len(holes) == 1
+    assert numbers[-1] - holes[0] <= 8  # a poll's frames: time stands still behind the first that shows it
+    at = s.emulator.world.position
+    s.send("leave", "book.BTC-USD")
+    s.send("join", "book.BTC-USD")
+    assert s.emulator.world.position == at
+    s.run()
+    snapshot = s.of("snapshot")[1]
+    after = next(c for c in s.of("book") if c["last_id"] > snapshot["last_id"])
+    assert after["prev_id"] == snapshot["last_id"]
+
+
 def test_a_fault_may_be_meant_for_one_venue() -> None:
     for venue, count in (("sample", 3), ("Sample", 3), ("other", 0)):
         s = Session(simulated(f"drop:venue={venue},stream=trades,at=2,count=3"))

@@ -43,6 +43,7 @@ class AdvancedEmulator(CoinbaseEmulatorBase):
 
     venue = _markets.ADVANCED.venue
     market_ = _markets.ADVANCED
+    connection_sequence = True
 
     # Streams
 

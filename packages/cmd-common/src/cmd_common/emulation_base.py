@@ -245,6 +245,10 @@ class TimelineEmulator(ABC):
         """Return the key of the book that is broken when this message is lost; None for other streams."""
         return None
 
+    def shown_by(self, item: Item) -> Iterable[str]:
+        """Return the streams whose next message shows a client that this one is missing."""
+        return (item.stream,)
+
     def awaited_book(self, stream: str) -> str | None:
         """Return the key of the book that whoever subscribes this stream will ask for."""
         return None
@@ -576,7 +580,7 @@ class TimelineEmulator(ABC):
             self._swap.setdefault(item.stream, []).append((item, texts))
             return
         if damaged is not None and not (late or cut):  # this message shows what is missing
-            del self._damaged[item.stream]
+            self._damaged = {stream: key for stream, key in self._damaged.items() if key != damaged}
             if self.source.speed == 0:
                 self._noticed[damaged] = now + _NOTICE_LIMIT
         for _ in range(copies + 1):
@@ -589,9 +593,9 @@ class TimelineEmulator(ABC):
             self._deliver(held, texts, out)
 
     def _damage(self, item: Item) -> None:
-        """A client's book is broken now, which the next message of the stream will show it."""
+        """A client's book is broken now, which a message that comes next will show it."""
         if (key := self.book_key(item)) is not None:
-            self._damaged[item.stream] = key
+            self._damaged.update(dict.fromkeys(self.shown_by(item), key))
 
     def _facts(self, item: Item, ts: int) -> dict[str, Any]:
         return {

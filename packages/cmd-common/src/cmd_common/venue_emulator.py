@@ -67,6 +67,7 @@ class VenueEmulator(TimelineEmulator, Generic[ClientT]):
     book_seed: ClassVar[Literal["stream", "rest"]] = "stream"  # where a client gets a book's snapshot
     pushed_out: ClassVar[bool] = True  # levels pushed out of the best N are sent as deletions
     jumping_ids: ClassVar[bool] = False  # ids of book changes rise by more than one
+    connection_sequence: ClassVar[bool] = False  # frames are numbered: one that is lost breaks all books
     pongs: ClassVar[Mapping[str, str]] = {}  # plain texts and their answers, such as ping: pong
 
     def __init__(self, source: MarketSource) -> None:
@@ -207,7 +208,7 @@ class VenueEmulator(TimelineEmulator, Generic[ClientT]):
             view = self.market.view(stream) if stream is not None else None
             if view is not None and stream is not None:
                 result += self.write_snapshot(view, connection, name)
-                self.snapshot_given(stream, now)
+                self.snapshot_given("connection" if self.connection_sequence else stream, now)
         return result
 
     def leave(self, connection: Connection, names: Iterable[str]) -> None:
@@ -380,9 +381,15 @@ class VenueEmulator(TimelineEmulator, Generic[ClientT]):
 
     def book_key(self, item: Item) -> str | None:
         """A book message: the symbol, or the stream where a client must subscribe anew."""
+        if self.connection_sequence:
+            return "connection"
         if split_stream(item.stream)[0] not in ("depth", "top"):
             return None
         return item.symbol if self.book_seed == "rest" else item.stream
+
+    def shown_by(self, item: Item) -> Iterable[str]:
+        """The stream itself, or all where frames are numbered."""
+        return tuple(self._subscribers) if self.connection_sequence else (item.stream,)
 
     def awaited_book(self, stream: str) -> str | None:
         """The symbol whose book the subscriber of a stream will ask for by REST."""
