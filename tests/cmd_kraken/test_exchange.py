@@ -97,6 +97,7 @@ def test_the_exchange_is_found_by_entry_point() -> None:
         ({"options": {"depth": "x"}}, "option depth is 'x'"),
         ({"options": {"api": "v3"}}, "option api is 'v3'"),
         ({"options": {"trade_ids": "no"}}, "option trade_ids is 'no'"),
+        ({"options": {"quotes": "no"}}, "option quotes is 'no'"),
         ({"types": ("agg_trades",)}, "agg_trades"),
         ({"types": ("candles",), "intervals": ("2h",)}, "no candles of '2h'"),
     ],

@@ -312,6 +312,15 @@ def test_equal_quotes_are_left_out() -> None:
     ]
 
 
+def test_quotes_can_be_made_of_the_book() -> None:
+    wire = Wire("quotes", symbols=(BTC,), options={"quotes": "book"})
+    assert [json.loads(a.frame)["params"]["channel"] for a in wire.actions] == ["book"]
+    records = wire.data(w.snapshot(BTC, 3), w.depth(BTC, 4), w.depth(BTC, 5))
+    best = [(floats(b)[0], floats(a)[0]) for b, a in map(w.book, (3, 4, 5))]
+    told = [((q.bid_price, q.bid_quantity), (q.ask_price, q.ask_quantity)) for q in records]
+    assert told == [q for n, q in enumerate(best) if not n or q != best[n - 1]]
+
+
 # Candles
 
 
@@ -396,6 +405,8 @@ def test_states_of_the_exchange_are_reported() -> None:
     assert wire.get(status % "online") == []
     assert [r.state for r in wire.get(status % "maintenance")] == ["maintenance"]
     assert [r.state for r in wire.get(status % "cancel_only")] == ["cancel_only"]
+    assert wire.get(status % "cancel_only") == []
+    assert [r.state for r in wire.get(status % "online")] == ["online"]
 
 
 @pytest.mark.parametrize(

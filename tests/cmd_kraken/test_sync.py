@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cmd_common.errors import UsageError
 from cmd_common.orderbook import OrderBook
-from cmd_kraken._text import decimal_digits, inexact, iso_to_ns, ns_to_iso, ns_to_seconds, plain, seconds_to_ns
+from cmd_kraken._text import decimal_digits, iso_to_ns, ns_to_iso, ns_to_seconds, plain, seconds_to_ns
 from cmd_kraken.sync import CHECKED, DEPTHS, ChecksumBook, Level, book_depth, level, level_of_bytes
 
 PRICES = st.integers(1, 60).map(lambda n: f"{n}.5")
@@ -175,9 +175,7 @@ def test_no_times(text: str) -> None:
         iso_to_ns(text)
 
 
-def test_plain_and_inexact() -> None:
+def test_plain_numbers() -> None:
     assert plain("5E-8") == "0.00000005"
-    assert inexact("123456789.12345678")
-    assert not inexact("0.00005100")
     with pytest.raises(ValueError, match="not a number"):
         plain("e")

@@ -15,8 +15,8 @@ from cmd_common.feed import Send, Subscription
 from cmd_common.records import BookDelta, BookSnapshot, Candle, FeedStatus, Gap, Quote, Trade
 from cmd_common.sequence import BookState
 from cmd_kraken import KRAKEN
+from cmd_kraken._feed_base import KrakenFeedBase
 from cmd_kraken._v1 import KrakenV1Feed, trade_names
-from cmd_kraken.feed import KrakenFeedBase
 
 TIME = "1767225600.000500"
 

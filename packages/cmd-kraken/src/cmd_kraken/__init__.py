@@ -82,8 +82,9 @@ class KrakenExchange:
         """
         from cmd_common.feed_base import check_subscription
 
+        from ._feed_base import KrakenFeedBase, wanted_depth
         from ._v1 import KrakenV1Feed
-        from .feed import KrakenFeed, KrakenFeedBase, wanted_depth
+        from .feed import KrakenFeed
         from .sync import DEPTHS
 
         check_subscription(VENUE, subscription, instruments, types=_TYPES, intervals=INTERVALS, depths=DEPTHS)

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["decimal_digits", "inexact", "iso_to_ns", "ns_to_iso", "ns_to_seconds", "plain", "seconds_to_ns"]
+__all__ = ["decimal_digits", "iso_to_ns", "ns_to_iso", "ns_to_seconds", "plain", "seconds_to_ns"]
 
 _SECOND: Final = 1_000_000_000
 _LAST: Final = 9_223_372_035  # seconds that still fit into 64 bits of ns
@@ -50,12 +50,6 @@ def decimal_digits(text: str, decimals: int) -> str:
     if not digits.isdigit() or not digits.isascii():
         raise ValueError(f"{text!r} is not a price or quantity")
     return digits.lstrip("0")
-
-
-def inexact(text: str) -> bool:
-    """Whether a decimal has more than 15 significant digits, the most that float64 always keeps."""
-    digits = plain(text).replace(".", "", 1).lstrip("0-")
-    return len(digits) > 15 and len(digits.rstrip("0")) > 15
 
 
 def seconds_to_ns(text: str) -> int:

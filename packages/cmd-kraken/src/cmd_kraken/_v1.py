@@ -19,8 +19,8 @@ from cmd_common.feed_base import inexact_flag
 from cmd_common.feed_state import Stream, SymbolState
 from cmd_common.records import TS_FROM_RECV, Candle, Side
 
+from ._feed_base import KrakenFeedBase
 from ._text import seconds_to_ns
-from .feed import KrakenFeedBase
 from .instruments import MINUTES, VENUE, native_symbol, v1_pair
 from .sync import Level, level
 

@@ -16,10 +16,11 @@ from msgspec import Meta, Struct
 
 from cmd_common.errors import BlockedError, ProtocolError, RateLimitError, UsageError, VenueError
 from cmd_common.exchange import Endpoints
+from cmd_common.feed_base import inexact_flag
 from cmd_common.http import HttpRequest, HttpResponse
-from cmd_common.records import INEXACT, REST, Candle, Side, Trade
+from cmd_common.records import REST, Candle, Side, Trade
 
-from ._text import inexact, seconds_to_ns
+from ._text import seconds_to_ns
 from .instruments import MINUTES, VENUE, rest_pair
 from .sync import Level, level
 
@@ -190,7 +191,7 @@ def parse_trades(symbol: str, body: bytes, now: int) -> TradesPage:
                 float(r.price),
                 float(r.volume),
                 _SIDES[r.side],
-                REST | INEXACT if inexact(r.price) or inexact(r.volume) else REST,
+                REST | inexact_flag(r.price, r.volume),
             )
             for r in rows
         ]
