@@ -166,3 +166,16 @@ def test_comments_point_to_headings_that_exist() -> None:
     links = {a for f in package.glob("*.py") for a in re.findall(r"bybit\.md#([\w-]+)", f.read_text())}
     assert len(links) >= 4
     assert links <= headings
+
+
+def test_recordings_of_the_two_markets_are_told_apart_by_the_path_of_their_url(tmp_path: Path) -> None:
+    from cmd_replay.command import assign
+
+    files = {}
+    for exchange in (LINEAR, SPOT):
+        path = tmp_path / f"{exchange.market.category}.ndjson"
+        rest = {"recv_ns": 1, "src": "rest", "url": "https://api.bybit.com/v5/market/time", "msg": {}}
+        opened = {"recv_ns": 2, "src": "ws_open", "url": f"wss://stream.bybit.com/v5/public/{exchange.market.category}"}
+        path.write_text(f"{dumps(rest)}\n{dumps(opened | {'msg': None})}\n")
+        files[exchange.venue] = [str(path)]
+    assert assign([f for names in files.values() for f in names], {e.venue: e for e in (SPOT, LINEAR)}) == files
