@@ -38,6 +38,7 @@ __all__ = ["KrakenFeed"]
 _SECOND: Final = 1_000_000_000
 _MINUTE: Final = 60 * _SECOND
 _SYMBOLS_A_FRAME: Final = 100
+_NOT_ASKED_FOR: Final = ("instrument", "level3")  # known channels that no type here needs; recordings may have them
 _INTERVAL_OF: Final = {minutes: interval for interval, minutes in MINUTES.items()}
 _SYMBOL: Final = re.compile(r'"symbol"\s*:\s*"([^"\\]{1,40})"')
 _CHANNEL: Final = re.compile(r'"channel"\s*:\s*"(\w{1,20})"')
@@ -196,7 +197,9 @@ class KrakenFeed(KrakenFeedBase):
                 return
             known = self._wires.get(channel)
             if known is None:
-                if channel != "heartbeat":
+                if channel in _NOT_ASKED_FOR:
+                    self.counters.skipped += 1
+                elif channel != "heartbeat":
                     self._unknown_event(channel, now, out)
                 return
         try:
