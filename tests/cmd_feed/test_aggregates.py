@@ -199,20 +199,27 @@ class TestRows:
             assert not same or before.ts_event // S != after.ts_event // S
 
 
+class Writer:
+    """A store in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[Record] = []
+
+    def write(self, records: Any) -> None:
+        self.rows += records
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def merged(self) -> list[AggregatedBook]:
+        return [r for r in self.rows if isinstance(r, AggregatedBook)]
+
+
 async def test_a_session_records_only_what_was_asked_for(words: Any) -> None:
-    class Writer:
-        def __init__(self) -> None:
-            self.rows: list[Record] = []
-
-        def write(self, records: Any) -> None:
-            self.rows += records
-
-        def flush(self) -> None:
-            pass
-
-        def close(self) -> None:
-            pass
-
     venues = ["binance-spot", "binance-usdm"]
     async with replay(exchanges=venues, simulate=True, symbols=2, speed=0, duration=20 * S) as endpoints:
         writer = Writer()
@@ -233,8 +240,7 @@ async def test_a_session_records_only_what_was_asked_for(words: Any) -> None:
     assert AggregatedBook in kinds
     assert BookDelta not in kinds
     assert not any(isinstance(r, Gap) for r in writer.rows)
-    rows = [r for r in writer.rows if isinstance(r, AggregatedBook)]
-    both = [r for r in rows if r.venues == "binance-spot:BTCUSDT,binance-usdm:BTCUSDT"]
+    both = [r for r in writer.merged if r.venues == "binance-spot:BTCUSDT,binance-usdm:BTCUSDT"]
     assert both
     for row in both:
         bids, asks = list(venue_levels(row.bids)), list(venue_levels(row.asks))
@@ -243,6 +249,52 @@ async def test_a_session_records_only_what_was_asked_for(words: Any) -> None:
         assert [p for p, _, _ in bids] == sorted((p for p, _, _ in bids), reverse=True)
     states = session.aggregate_states()["BTC-USDT"]
     assert states.venues == ("binance-spot:BTCUSDT", "binance-usdm:BTCUSDT")
+
+
+async def test_a_venue_that_breaks_off_is_listed_and_comes_back(words: Any) -> None:
+    venues = ["binance-spot", "kraken"]
+    fault = {"kind": "disconnect", "parameters": {"venue": "kraken", "at": "60", "stream": "depth"}}
+    settings = {"symbol_names": ["BTCUSDT"], "speed": 8.0, "duration": 30 * S, "faults": [fault]}
+    async with replay(exchanges=venues, simulate=True, **settings) as endpoints:
+        writer = Writer()
+        found = options(endpoints, until_end=True, symbols=("BTC-USDT",), types=("aggregate", "book"))
+        session = LiveSession(found, words, writer=writer, inline=True)  # type: ignore[arg-type]
+        async with session, asyncio.timeout(60):
+            await session.wait()
+    venues_of = [(r.venues, r.excluded) for r in writer.merged]
+    both = "binance-spot:BTCUSDT,kraken:BTC/USDT"
+    lost = ("binance-spot:BTCUSDT", "kraken:BTC/USDT=stale")
+    assert lost in venues_of, venues_of
+    assert any(names == both for names, _ in venues_of[: venues_of.index(lost)])
+    assert any(names == both for names, _ in venues_of[venues_of.index(lost) :])
+    keys = [(r.ts_event, r.instrument, r.seq) for r in writer.merged]
+    assert len(set(keys)) == len(keys)
+    # and with type book its gap is there: the merged rows do not hide it
+    assert any(isinstance(r, Gap) and r.venue == "kraken" and r.record_type == "book_deltas" for r in writer.rows)
+
+
+async def test_symbols_that_are_added_and_removed_are_followed(words: Any) -> None:
+    async with replay(
+        exchanges=["binance-spot", "okx"], simulate=True, symbol_names=["BTCUSDT", "ETHUSDT"], speed=4.0
+    ) as endpoints:
+        found = options(endpoints, symbols=("binance-spot:BTC-USDT", "okx:all"), types=("aggregate",))
+        async with LiveSession(found, words) as session, asyncio.timeout(60):
+            merged = session.aggregates["BTC-USDT"]
+
+            source: Any = session
+
+            async def until(names: list[str]) -> None:
+                async for _ in source.subscribe():
+                    if merged.names == names:
+                        return
+
+            await until(["binance-spot:BTCUSDT", "okx:BTC-USDT"])
+            session.remove("okx", ["BTC-USDT"])
+            await until(["binance-spot:BTCUSDT"])
+            assert list(merged) == ["binance-spot:BTCUSDT"]
+            session.add("okx", ["BTC-USDT"])
+            await until(["binance-spot:BTCUSDT", "okx:BTC-USDT"])
+            merged.check()
 
 
 def test_options_have_their_defaults() -> None:
