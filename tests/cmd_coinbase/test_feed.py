@@ -210,6 +210,13 @@ def test_a_heartbeat_before_its_match_is_no_loss() -> None:
     assert gaps(client.records) == []
 
 
+def test_at_the_end_of_a_session_what_a_heartbeat_told_of_is_missing() -> None:
+    client = Client("trades").connect()
+    client.receive(w.match(BTC, 1), w.heartbeat(BTC, 103))
+    (gap,) = gaps(client.take(client.feed.close(client.now)))
+    assert (gap.first_id, gap.last_id) == (102, 103)
+
+
 @given(st.sets(st.integers(2, 29)), st.sets(st.integers(2, 30)))
 def test_every_missing_trade_is_in_a_gap_at_the_latest_after_its_heartbeat(lost: set[int], beats: set[int]) -> None:
     client = Client("trades", symbols=(BTC,)).connect()

@@ -203,12 +203,12 @@ class ExchangeFeed(CoinbaseFeed):
         elif st.symbol not in self._beats:
             self._beats[st.symbol] = (m.last_trade_id, (parse_iso(m.time) if m.time else 0) or now, now)
 
-    def _look_for_missing_trades(self, now: int, out: Output) -> None:
+    def _look_for_missing_trades(self, now: int, out: Output, patience: int = _HEARTBEAT_PATIENCE) -> None:
         for symbol, (newest, ts, told) in list(self._beats.items()):
             st = self._symbols.get(symbol)
             if st is None or st.trades is None or st.trade_ids.last >= newest:
                 del self._beats[symbol]
-            elif now - told >= _HEARTBEAT_PATIENCE:
+            elif now - told >= patience:
                 del self._beats[symbol]
                 hole = st.trade_ids.missed(newest, ts)
                 why = f"the heartbeat says that {newest} was traded"
@@ -297,6 +297,14 @@ class ExchangeFeed(CoinbaseFeed):
         bid, ask = builder.book.best_bid, builder.book.best_ask
         if bid is not None and ask is not None:
             guard.book(bid[0], ask[0])
+
+    def close(self, now: int) -> Output:
+        """End of the session: trades that a heartbeat has told of and that have not come are missing."""
+        out = Output()
+        self._look_for_missing_trades(now, out, 0)
+        rest = super().close(now)
+        self.counters.records += len(out.records)
+        return Output(out.records + rest.records, rest.actions)
 
     def _on_tick(self, now: int, out: Output) -> None:
         """Trades that heartbeats know of, books that the ticker contradicts, and a fresh snapshot now and then."""
