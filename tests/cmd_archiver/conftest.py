@@ -260,3 +260,40 @@ def go(server, store):
         return run(ArchiveOptions(**options), lines), lines
 
     return go
+
+
+@pytest.fixture
+def venue():
+    """The made-up exchange of history_venue on a loopback port."""
+    from history_venue import serve
+
+    yield from serve()
+
+
+@pytest.fixture
+def ask(venue, store, monkeypatch):
+    """Run the command for the made-up exchange; returns (result, reporter)."""
+
+    from archive_kit import Lines
+    from history_venue import DAY, NEXT, SYMBOL, VENUE, History, MadeUp
+
+    import cmd_archiver.command
+    from cmd_common.commands import ArchiveOptions
+
+    def ask(exchange=None, **changes):
+        made = exchange or MadeUp(History())
+        monkeypatch.setattr(cmd_archiver.command, "find_exchange", lambda name: made)
+        lines = Lines()
+        options = {
+            "exchanges": (VENUE,),
+            "symbols": (SYMBOL,),
+            "types": ("trades",),
+            "start": DAY,
+            "end": NEXT,
+            "store": store,
+            "endpoints": {"": venue.url},
+            **changes,
+        }
+        return cmd_archiver.command.run(ArchiveOptions(**options), lines), lines
+
+    return ask

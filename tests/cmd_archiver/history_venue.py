@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import nan
 from typing import Any
@@ -162,6 +162,29 @@ class VenueServer:
             handler.wfile.write(body)
         except (BrokenPipeError, ConnectionResetError):
             pass
+
+
+def fill(venue: VenueServer, per_day: int = 60) -> None:
+    """Two days of trades, and some of the days around them."""
+    venue.trades = [
+        row
+        for n in range(-1, 3)
+        for row in rows_of(DAY + timedelta(days=n), per_day, first_id=1000 + n * per_day)
+    ]  # fmt: skip
+
+
+def stored(store: str) -> list[tuple[Any, ...]]:
+    from archive_kit import rows
+
+    return rows(store, "SELECT trade_seq, ts_event, price, quantity, side FROM trades ORDER BY trade_seq")
+
+
+def truth(venue: VenueServer, first: date = DAY, last: date = NEXT) -> list[tuple[Any, ...]]:
+    return [
+        (i, t, float(p), float(q), s)
+        for i, t, p, q, s in venue.trades
+        if start_of(first) <= t < start_of(last) + DAY_NS
+    ]  # fmt: skip
 
 
 def _trade(row: Sequence[Any], now: int) -> Trade:

@@ -10,10 +10,9 @@ import sys
 import time
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from archive_kit import Lines, end_of, files_in, rows
+from archive_kit import end_of, files_in, rows
 from history_venue import (
     DAY,
     DAY_NS,
@@ -23,65 +22,20 @@ from history_venue import (
     VENUE,
     History,
     MadeUp,
-    VenueServer,
+    fill,
     rows_of,
-    serve,
     start_of,
+    stored,
+    truth,
 )
 
-import cmd_archiver.command
 import cmd_archiver.rest
 from cmd_archiver.plan import utc_day
 from cmd_archiver.storing import Storing
-from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, ArchiveOptions
+from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK
 from cmd_common.errors import StoreError, UsageError
 
 WAYS = ("backward", "forward", "seek")
-venue = pytest.fixture(serve)
-
-
-@pytest.fixture
-def ask(venue, store, monkeypatch):
-    """Run the command for the made-up exchange; returns (result, reporter)."""
-
-    def ask(exchange: MadeUp | None = None, **changes: Any):
-        made = exchange or MadeUp(History())
-        monkeypatch.setattr(cmd_archiver.command, "find_exchange", lambda name: made)
-        lines = Lines()
-        options = {
-            "exchanges": (VENUE,),
-            "symbols": (SYMBOL,),
-            "types": ("trades",),
-            "start": DAY,
-            "end": NEXT,
-            "store": store,
-            "endpoints": {"": venue.url},
-            **changes,
-        }
-        return cmd_archiver.command.run(ArchiveOptions(**options), lines), lines
-
-    return ask
-
-
-def fill(venue: VenueServer, per_day: int = 60) -> None:
-    """Two days of trades, and some of the days around them."""
-    venue.trades = [
-        row
-        for n in range(-1, 3)
-        for row in rows_of(DAY + timedelta(days=n), per_day, first_id=1000 + n * per_day)
-    ]  # fmt: skip
-
-
-def stored(store: str) -> list[tuple[Any, ...]]:
-    return rows(store, "SELECT trade_seq, ts_event, price, quantity, side FROM trades ORDER BY trade_seq")
-
-
-def truth(venue: VenueServer, first: date = DAY, last: date = NEXT) -> list[tuple[Any, ...]]:
-    return [
-        (i, t, float(p), float(q), s)
-        for i, t, p, q, s in venue.trades
-        if start_of(first) <= t < start_of(last) + DAY_NS
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -426,7 +426,9 @@ class Archiver:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             digest, size = hash_file(path)
-            os.replace(path, folder / f"{file.venue}-{digest[:12]}-{file.name}")
+            name = path.name.removesuffix(".bad")
+            os.replace(path, folder / f"{file.venue}-{digest[:12]}-{name}")
+            path.with_name(name + ".tag").unlink(missing_ok=True)
         except OSError as problem:
             raise disk_error(problem, f"moving {file.name} to {folder}") from None
         self._prune(path.parent)

@@ -29,6 +29,7 @@ __all__ = [
     "CsvFile",
     "RowIds",
     "arrow_schema",
+    "check_values",
     "derive",
     "gap_batch",
     "schema_layout",
@@ -305,6 +306,14 @@ def times_of(batch: pa.RecordBatch, layout: CsvLayout, file: ArchiveFile) -> Any
     target = "open_time" if file.table == "candles" else "ts_event"
     rule = next(rule for rule in layout.derive if rule.target == target)
     return _apply(rule, batch, pa.int64(), file)
+
+
+def check_values(batch: pa.RecordBatch, layout: CsvLayout, file: ArchiveFile) -> None:
+    """Raise DataError for words and times that ``derive`` would refuse; the times of ``times_of`` are left out."""
+    main = "open_time" if file.table == "candles" else "ts_event"
+    for rule in layout.derive:
+        if rule.target != main and rule.how in ("side", "time", "time_end", "seconds", "interval_end"):
+            _apply(rule, batch, pa.int64(), file)
 
 
 def derive(batch: pa.RecordBatch, layout: CsvLayout, file: ArchiveFile, row_ids: Any = None) -> pa.RecordBatch:

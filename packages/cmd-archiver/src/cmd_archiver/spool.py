@@ -19,7 +19,7 @@ from cmd_common.errors import DataError
 from ._arrow import pc
 from .audit import Audit
 from .download import disk_error
-from .parse import CsvFile, RowIds, derive, times_of
+from .parse import CsvFile, RowIds, check_values, derive, times_of
 from .plan import interval_ns
 
 __all__ = ["Batches", "Spool", "audit_step", "read_file"]
@@ -95,6 +95,7 @@ class Spool:
         if not batch.num_rows:
             return
         times = times_of(batch, self.layout, self.file)
+        check_values(batch, self.layout, self.file)
         if self._key:
             positions: Any = batch.column(self._key)
             if positions.null_count:
