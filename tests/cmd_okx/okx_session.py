@@ -12,7 +12,8 @@ from cmd_common.faults import parse_fault
 from cmd_common.feed import Feed, Output, Reconnect, Resubscribe, Send, Subscription
 from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
-from cmd_common.records import Record
+from cmd_common.records import Gap, Record, Trade
+from cmd_common.sequence import BookState
 from cmd_okx import OKX
 from cmd_okx.emulator import OkxEmulator
 
@@ -139,3 +140,28 @@ class Session:
 
     def of(self, kind: type[Any], symbol: str | None = None) -> list[Any]:
         return [r for r in self.records if isinstance(r, kind) and symbol in (None, getattr(r, "symbol", None))]
+
+
+def check_books(s: Session, feeds: list[Any]) -> None:
+    """Every book is LIVE and equal to the emulator's own, as deep as the channel goes."""
+    truth = s.emulator.truth(400)["books"]
+    for feed in feeds:
+        for symbol, builder in feed.books.items():
+            builder.check()
+            assert builder.state is BookState.LIVE
+            assert builder.book.bids(400) == truth[symbol]["bids"]
+            assert builder.book.asks(400) == truth[symbol]["asks"]
+
+
+def check_trades(s: Session, symbol: str) -> None:
+    """Every trade came once, or its id lies in a gap."""
+    truth = s.emulator.truth()["trades"][symbol]
+    got = [t.trade_seq for t in s.of(Trade, symbol)]
+    assert len(set(got)) == len(got)
+    missing = set(range(truth["first_id"], truth["last_id"] + 1)) - set(got)
+    told: set[int] = set()
+    for gap in s.of(Gap, symbol):
+        if gap.record_type == "trades" and gap.first_id is not None:
+            told |= set(range(gap.first_id, gap.last_id + 1))
+    # What is lost before the first or after the last trade that came cannot be seen by ids.
+    assert {i for i in missing if min(got) < i < max(got)} <= told

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cmd_okx.sync import checksum
+
 MS = 1_767_225_600_000  # 2026-01-01
 NOW = MS * 1_000_000
 SECOND = 1_000_000_000
@@ -124,3 +126,19 @@ def trade(symbol: str, n: int, **more: Any) -> str:
 
 
 CANDLE = [str(MS - 60_000), "100", "102", "99", "101.5", "12.5", "1250.25", "1260.5", "0"]
+
+
+def summed(symbol: str, n: int, *, offset: int = 0) -> dict[str, Any]:
+    """The checksum after the n-th message, plus an offset."""
+    row = json.loads(snapshot(symbol, n))["data"][0]
+    value = checksum(*([(x[0], x[1]) for x in row[side]] for side in ("bids", "asks")))
+    return {"checksum": value + offset}
+
+
+def old(text: str) -> str:
+    """The same as in 2022: no ids."""
+    frame = json.loads(text)
+    for row in frame["data"]:
+        del row["seqId"], row["prevSeqId"]
+    frame["arg"]["channel"] = "books-l2-tbt"
+    return json.dumps(frame, separators=(",", ":"))

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from okx_session import ENDPOINTS, SECOND, Session, simulated
+from okx_session import ENDPOINTS, SECOND, Session, check_books, check_trades, simulated
 
 from cmd_common.candles import interval_bounds
 from cmd_common.emulation import Accept, Close
@@ -26,31 +26,6 @@ from cmd_okx.emulator import OkxEmulator
 DAY = 86_400 * SECOND
 SPOTS = ("BTC-USDT", "ETH-USDT")
 ALL = ("trades", "quotes", "candles", "book")
-
-
-def check_books(s: Session, feeds: list[Any]) -> None:
-    """Every book is LIVE and equal to the emulator's own, as deep as the channel goes."""
-    truth = s.emulator.truth(400)["books"]
-    for feed in feeds:
-        for symbol, builder in feed.books.items():
-            builder.check()
-            assert builder.state is BookState.LIVE
-            assert builder.book.bids(400) == truth[symbol]["bids"]
-            assert builder.book.asks(400) == truth[symbol]["asks"]
-
-
-def check_trades(s: Session, symbol: str) -> None:
-    """Every trade came once, or its id lies in a gap."""
-    truth = s.emulator.truth()["trades"][symbol]
-    got = [t.trade_seq for t in s.of(Trade, symbol)]
-    assert len(set(got)) == len(got)
-    missing = set(range(truth["first_id"], truth["last_id"] + 1)) - set(got)
-    told: set[int] = set()
-    for gap in s.of(Gap, symbol):
-        if gap.record_type == "trades" and gap.first_id is not None:
-            told |= set(range(gap.first_id, gap.last_id + 1))
-    # What is lost before the first or after the last trade that came cannot be seen by ids.
-    assert {i for i in missing if min(got) < i < max(got)} <= told
 
 
 def test_a_quiet_session_is_complete() -> None:

@@ -15,7 +15,6 @@ from cmd_common.feed import Feed, Output, Reconnect, Resubscribe, Send, Subscrip
 from cmd_common.records import INEXACT, BookDelta, BookSnapshot, FeedStatus, Gap, Quote, Trade
 from cmd_common.sequence import BookState
 from cmd_okx import OKX
-from cmd_okx.sync import checksum
 
 KNOWN = {i.symbol: i for i in OKX.parse_instruments(INSTRUMENTS)}
 
@@ -270,20 +269,13 @@ def test_a_reset_that_crosses_the_book_loses_it() -> None:
     assert [type(a) for a in out.actions] == [Resubscribe]
 
 
-def summed(symbol: str, n: int, *, offset: int = 0) -> dict[str, Any]:
-    """The checksum after the n-th message, plus an offset."""
-    row = json.loads(w.snapshot(symbol, n))["data"][0]
-    value = checksum(*([(x[0], x[1]) for x in row[side]] for side in ("bids", "asks")))
-    return {"checksum": value + offset}
-
-
 def test_a_checksum_that_is_not_zero_is_verified() -> None:
     feed = feed_of("book")
-    out = feed.receive(w.snapshot(SPOT, 3, **summed(SPOT, 3)), NOW)
+    out = feed.receive(w.snapshot(SPOT, 3, **w.summed(SPOT, 3)), NOW)
     assert len(kinds(out, BookSnapshot)) == 1
     for n in (4, 5, 6):
-        assert len(kinds(feed.receive(w.depth(SPOT, n, **summed(SPOT, n)), NOW), BookDelta)) == 1
-    wrong = feed.receive(w.depth(SPOT, 7, **summed(SPOT, 7, offset=1)), NOW)
+        assert len(kinds(feed.receive(w.depth(SPOT, n, **w.summed(SPOT, n)), NOW), BookDelta)) == 1
+    wrong = feed.receive(w.depth(SPOT, 7, **w.summed(SPOT, 7, offset=1)), NOW)
     assert kinds(wrong, BookDelta) == []
     assert [type(a) for a in wrong.actions] == [Resubscribe]
     assert [(r.state, r.reason) for r in kinds(wrong, FeedStatus)] == [("STALE", "checksum")]
@@ -296,8 +288,8 @@ def test_a_checksum_that_is_not_zero_is_verified() -> None:
 
 def test_a_checksum_that_comes_back_later_is_verified_as_well() -> None:
     feed = live()
-    assert len(kinds(feed.receive(w.depth(SPOT, 1, **summed(SPOT, 1)), NOW), BookDelta)) == 1
-    feed.receive(w.depth(SPOT, 2, **summed(SPOT, 2, offset=9)), NOW)
+    assert len(kinds(feed.receive(w.depth(SPOT, 1, **w.summed(SPOT, 1)), NOW), BookDelta)) == 1
+    feed.receive(w.depth(SPOT, 2, **w.summed(SPOT, 2, offset=9)), NOW)
     assert book_of(feed).state is BookState.STALE
 
 
@@ -309,23 +301,14 @@ def test_a_snapshot_with_a_wrong_checksum_is_not_used() -> None:
     assert any(r.state == "snapshot_failed" for r in kinds(out, FeedStatus))
 
 
-def old(text: str) -> str:
-    """The same as in 2022: no ids."""
-    frame = json.loads(text)
-    for row in frame["data"]:
-        del row["seqId"], row["prevSeqId"]
-    frame["arg"]["channel"] = "books-l2-tbt"
-    return json.dumps(frame, separators=(",", ":"))
-
-
 def test_traffic_without_ids_is_counted_and_checked_by_its_checksum() -> None:
     feed = feed_of("book")
-    feed.receive(old(w.snapshot(SPOT, 1, **summed(SPOT, 1))), NOW)
+    feed.receive(w.old(w.snapshot(SPOT, 1, **w.summed(SPOT, 1))), NOW)
     for n in (2, 3):
-        (delta,) = kinds(feed.receive(old(w.depth(SPOT, n, **summed(SPOT, n))), NOW), BookDelta)
+        (delta,) = kinds(feed.receive(w.old(w.depth(SPOT, n, **w.summed(SPOT, n))), NOW), BookDelta)
         assert delta.epoch == MS * 1_000_000 + 1_000_000
         assert delta.seq == delta.epoch + n - 1
-    out = feed.receive(old(w.depth(SPOT, 5, **summed(SPOT, 5))), NOW)  # the fourth is missing
+    out = feed.receive(w.old(w.depth(SPOT, 5, **w.summed(SPOT, 5))), NOW)  # the fourth is missing
     assert book_of(feed).state is BookState.STALE
     assert [type(a) for a in out.actions] == [Resubscribe]
 

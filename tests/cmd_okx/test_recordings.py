@@ -8,8 +8,7 @@ from typing import Any
 
 import okx_wire as w
 import pytest
-from okx_session import Session
-from test_emulator import check_books
+from okx_session import Session, check_books
 
 from cmd_common.emulation import MarketSource
 from cmd_common.feed import Subscription
@@ -167,11 +166,9 @@ def test_recorded_reference_data_is_served_type_by_type(recordings: Path) -> Non
 
 def test_made_up_traffic_of_2022_with_checksums(tmp_path: Path) -> None:
     """Books without ids, tickers, trades: read as they are, and a client that comes back gets a snapshot that fits."""
-    from test_feed import old, summed
-
-    lines = [old(w.snapshot(SPOT, 0, **summed(SPOT, 0)))]
+    lines = [w.old(w.snapshot(SPOT, 0, **w.summed(SPOT, 0)))]
     for n in range(1, 40):
-        lines.append(old(w.depth(SPOT, n, **summed(SPOT, n))))
+        lines.append(w.old(w.depth(SPOT, n, **w.summed(SPOT, n))))
         row = w.trade_row(SPOT, n)
         for key in ("count", "source", "seqId"):
             del row[key]
