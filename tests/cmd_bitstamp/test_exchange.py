@@ -14,7 +14,7 @@ from cmd_bitstamp import BITSTAMP
 from cmd_common import registry
 from cmd_common.errors import UsageError
 from cmd_common.feed import Feed, Subscription
-from cmd_common.records import INEXACT, Trade
+from cmd_common.records import INEXACT, Gap, Quote, Trade
 from cmd_common.testing.conformance import Conformance
 from cmd_common.testing.harness import ConformanceCase, Harness, ParserCase
 
@@ -118,6 +118,19 @@ def test_the_best_levels_alone() -> None:
     records += feed.receive(w.depth(A, 3, "order_book"), NOW).records
     (snapshot,) = [r for r in records if type(r).__name__ == "BookSnapshot"]
     assert snapshot.ts_event == w.ns(3)  # type: ignore[union-attr]
+
+
+def test_quotes_are_made_from_the_best_levels_too() -> None:
+    (feed,) = feeds("quotes", "book", depth=100)
+    feed.connected(NOW)
+    records = feed.receive(w.depth(A, 3, "order_book"), NOW).records
+    feed.disconnected(NOW, "test")
+    feed.connected(NOW)
+    records += feed.receive(w.depth(A, 5, "order_book"), NOW).records
+    quotes = [r for r in records if isinstance(r, Quote)]
+    assert next((q.seq, q.ts_event) for q in quotes) == (w.us(3), w.ns(3))
+    gaps = {(g.record_type, g.reason, g.ts_from, g.ts_to) for g in records if isinstance(g, Gap)}
+    assert gaps == {(t, "disconnect", w.ns(3), w.ns(5)) for t in ("book_snapshots", "quotes")}
 
 
 def test_comments_point_to_headings_that_exist() -> None:

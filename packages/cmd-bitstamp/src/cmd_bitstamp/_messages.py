@@ -21,6 +21,7 @@ __all__ = [
     "OrderData",
     "OrderFrame",
     "Price",
+    "PriceText",
     "Quantity",
     "TradeData",
     "TradeFrame",
@@ -31,8 +32,10 @@ Quantity = Annotated[float, Meta(ge=0, lt=1e24)]
 Levels = list[tuple[Price, Quantity]]
 Id = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Micros = Annotated[int, Meta(gt=0, lt=9_200_000_000_000_000)]
-Amount = Annotated[str, Meta(pattern=r"^[0-9]{1,24}(\.[0-9]{1,24})?([eE][-+]?[0-9]{1,2})?$")]
-"""The text of a price or quantity, to see how exact it is; small ones come as ``1E-8``."""
+_DECIMAL = r"[0-9]{1,14}(\.[0-9]{1,24})?([eE](-[0-9]{1,2}|\+?[0-9]))?$"  # below 10^24
+Amount = Annotated[str, Meta(pattern="^" + _DECIMAL)]
+PriceText = Annotated[str, Meta(pattern="^(?=[0-9.]*[1-9])" + _DECIMAL)]
+"""The text of a quantity, and of a price, which is never 0, to see how exact it is; small ones come as ``1E-8``."""
 Text = Annotated[str, Meta(max_length=128)]
 
 
@@ -80,7 +83,7 @@ class TradeData(Struct, forbid_unknown_fields=True, gc=False):
 
     id: Id
     amount_str: Amount
-    price_str: Amount
+    price_str: PriceText
     type: int
     microtimestamp: Micros
     amount: float = 0.0

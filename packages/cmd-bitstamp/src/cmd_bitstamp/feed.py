@@ -256,7 +256,12 @@ class BitstampFeed(FeedBase):
             return
         id_, ts = data.microtimestamp, data.microtimestamp * 1000
         if self._depth is not None:
+            gap = st.book_gap
             self._partial(st, id_, data.bids, data.asks, ts, now, out)
+            if self._derived and st.builder is not None and st.builder.last_id == id_:
+                if gap is not None and st.book_gap is None:
+                    self._gap(out, Gap(gap[0], max(gap[0], ts), self.venue, st.symbol, "quotes", gap[2], "lost"))
+                self._derive_quote(st, st.builder, ts, now, out)
         else:
             kept = self._kept.pop(st.symbol, None)
             self._delta(st, id_, id_, None, data.bids, data.asks, ts, now, out)

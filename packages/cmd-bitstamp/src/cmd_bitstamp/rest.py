@@ -18,7 +18,7 @@ from cmd_common.feed_base import inexact_flag
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.records import REST, Candle, Trade
 
-from ._messages import Amount, Levels, Price, Quantity
+from ._messages import Amount, Levels, Price, PriceText, Quantity
 from .instruments import INTERVALS, STEPS, VENUE
 
 __all__ = [
@@ -98,7 +98,7 @@ class Book(Struct):
 class _Trade(Struct):
     date: _Seconds
     tid: _Id
-    price: Amount
+    price: PriceText
     amount: Amount
     type: int
 

@@ -22,6 +22,7 @@ __all__ = [
     "Level",
     "Levels",
     "PartialDepth",
+    "PriceText",
     "Reply",
     "TradeEvent",
     "V2Error",
@@ -36,8 +37,10 @@ Ns = Annotated[int, Meta(ge=0, lt=9_200_000_000_000_000_000)]
 Ms = Annotated[int, Meta(ge=0, lt=9_200_000_000_000)]
 Level = tuple[Price, Quantity]
 Levels = list[tuple[Price, Quantity]]
-Amount = Annotated[str, Meta(pattern=r"^[0-9]{1,24}(\.[0-9]{1,24})?([eE][-+]?[0-9]{1,2})?$")]
-"""The text of a price or quantity, to see how exact it is."""
+_DECIMAL = r"[0-9]{1,14}(\.[0-9]{1,24})?([eE](-[0-9]{1,2}|\+?[0-9]))?$"  # below 10^24
+Amount = Annotated[str, Meta(pattern="^" + _DECIMAL)]
+PriceText = Annotated[str, Meta(pattern="^(?=[0-9.]*[1-9])" + _DECIMAL)]
+"""The text of a quantity, and of a price, which is never 0, to see how exact it is."""
 Text = Annotated[str, Meta(max_length=64)]
 
 
@@ -62,7 +65,7 @@ class TradeEvent(Struct, forbid_unknown_fields=True, gc=False):
     E: Ns
     s: Text
     t: Id
-    p: Amount
+    p: PriceText
     q: Amount
     m: bool
     e: str = ""
@@ -143,7 +146,7 @@ class V2Trade(Struct, forbid_unknown_fields=True, gc=False):
     symbol: Text
     event_id: Id
     timestamp: Ms
-    price: Amount
+    price: PriceText
     quantity: Amount
     side: str
     tid: Id | None = None

@@ -19,7 +19,7 @@ from cmd_common.feed_base import inexact_flag
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.records import REST, Candle, Side, Trade
 
-from ._messages import Amount, Levels, Price, Quantity
+from ._messages import Amount, Levels, Price, PriceText, Quantity
 from .instruments import INTERVALS, REST_INTERVALS, VENUE, interval_ns
 
 __all__ = [
@@ -103,7 +103,7 @@ _Ms = Annotated[int, Meta(ge=0, lt=9_200_000_000_000)]
 
 class _Trade(Struct):
     tid: _Id
-    price: Amount
+    price: PriceText
     amount: Amount
     timestampms: _Ms
     type: str
