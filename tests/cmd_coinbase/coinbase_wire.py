@@ -378,7 +378,7 @@ def feed_of(
 ) -> Any:
     """One feed that is not connected yet."""
     known = instruments_of(exchange, *(listed or symbols))
-    subscription = Subscription(symbols, types, exchange.intervals or ("1m",), options=options)
+    subscription = Subscription(symbols, types, ("5m",), options=options)
     (feed,) = exchange.feeds(subscription, known, exchange.endpoints)
     return feed
 

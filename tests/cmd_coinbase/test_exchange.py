@@ -181,7 +181,7 @@ def test_many_symbols_are_spread_over_connections() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"guard": "-1"}, {"refresh": "-1"}, {"quotes": "both"}, {"guard": "x"}, {"silence": "0"}]
+    "options", [{"guard": "-1"}, {"refresh": "-1"}, {"quotes_from": "both"}, {"guard": "x"}, {"silence": "0"}]
 )
 def test_bad_options_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):

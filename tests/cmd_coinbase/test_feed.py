@@ -85,7 +85,7 @@ def test_channels_that_watch_over_the_data_go_with_it() -> None:
     assert channels("book") == [["level2_batch", "ticker", "heartbeat"]]
     assert channels("book", guard="0") == [["level2_batch", "heartbeat"]]
     assert channels("trades", "quotes", "book") == [["matches", "heartbeat"], ["ticker"], ["level2_batch"]]
-    assert channels("quotes", quotes="book") == [["level2_batch", "ticker", "heartbeat"]]
+    assert channels("quotes", quotes_from="book") == [["level2_batch", "ticker", "heartbeat"]]
 
 
 def test_a_frame_names_at_most_a_hundred_products() -> None:
@@ -248,7 +248,7 @@ def test_the_last_match_of_a_new_connection_shows_what_was_missed() -> None:
 
 
 def test_quotes_may_come_from_the_book() -> None:
-    client = Client("quotes", quotes="book", symbols=(BTC,)).connect()
+    client = Client("quotes", quotes_from="book", symbols=(BTC,)).connect()
     quotes = [r for r in client.records if isinstance(r, Quote)]
     assert [(q.bid_price, q.ask_price, q.ask_quantity) for q in quotes] == [(99.5, 100.5, 2.0)]
     assert not any(isinstance(r, BookSnapshot | BookDelta) for r in client.receive(w.l2update(BTC, 1)))

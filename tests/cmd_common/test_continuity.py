@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,3 +90,19 @@ def test_each_id_is_taken_once_and_every_missing_one_is_in_a_reported_hole(ids: 
         assert set(accepted) == wanted
         missing = set(range(ids[0], max(ids) + 1)) - wanted
         assert missing <= reported
+
+
+def test_ids_that_something_else_tells_of_are_a_hole_at_the_end() -> None:
+    tracker = IdTracker()
+    tracker.judge(10, 100)
+    hole = tracker.missed(12, 150)
+    assert (hole.first, hole.last, hole.ts_from, hole.ts_to) == (11, 12, 100, 150)
+    tracker.check()
+    assert tracker.judge(13, 160).opened is None
+    assert tracker.judge(12, 120).closed is None
+    assert tracker.judge(11, 110).closed is hole
+    tracker.check()
+    with pytest.raises(ValueError, match="not above"):
+        tracker.missed(13, 170)
+    with pytest.raises(ValueError, match="not above"):
+        IdTracker().missed(1, 170)

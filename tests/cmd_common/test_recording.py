@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cmd_common.errors import UsageError
-from cmd_common.recording import Line, Playlist, Recording, frame_line, read
+from cmd_common.recording import Line, Playlist, Recording, frame_line, read, redact
 
 MESSAGES = ['{"a":1.10,"b":"}"}', "[1,2]", '{"stream":"x","data":{}}']
 
@@ -159,3 +159,18 @@ def test_further_keys_before_the_message_are_allowed(tmp_path: Path) -> None:
     first, second = read(path)
     assert (first.recv_ns, first.src, first.url, first.text) == (1, "ws", "wss://x/y", '{"msg":{"a":1}}')
     assert (second.recv_ns, second.url, second.text) == (None, None, "[1]")
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ('{"type":"subscribe","key":"a","signature" : "b\\"c","n":1}', '{"type":"subscribe","key":"***","signature" : "***","n":1}'),
+        ('{"apiKey":"a","Passphrase":"","token":"t","jwt":"j"}', '{"apiKey":"***","Passphrase":"***","token":"***","jwt":"***"}'),
+        ('{"op":"subscribe","args":[{"channel":"books","keys":"x","instId":"BTC-USDT"}]}', None),
+        ("ping", None),
+    ],
+)  # fmt: skip
+def test_what_we_sent_is_written_without_its_secrets(sent: str, shown: str | None) -> None:
+    assert redact(sent) == (shown or sent)
+    assert (shown or sent).encode() in frame_line(1, "ws_out", None, sent)
+    assert sent.encode() in frame_line(1, "ws", None, sent) or not sent.startswith("{")

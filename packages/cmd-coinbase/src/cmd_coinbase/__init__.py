@@ -37,7 +37,7 @@ class CoinbaseExchange:
         self.venue = market.venue
         self.title = market.title
         self.types = market.types
-        self.intervals = market.intervals
+        self.intervals = tuple(market.granularities)  # by REST; live ones are fewer, which ``feeds`` checks
         self.archive: ArchiveSource | None = None  # no bulk files are published
         self.endpoints = Endpoints(ws=market.ws, rest=market.rest)
         self.limits = Limits(

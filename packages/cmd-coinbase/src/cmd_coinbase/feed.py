@@ -4,7 +4,7 @@ Theory of operation. Trades come from ``matches`` and are followed by id; ``hear
 second, so that a loss shows in quiet times, too. Books come from ``level2_batch`` (with a key: ``level2``), which
 begins with a snapshot and has no sequence. Nothing in it shows a lost message, so the book is guarded: it must
 not be crossed, its best prices must meet those of ``ticker``, and at times it is asked for anew.
-Quotes are the best prices of ``ticker``, which come with matches; option ``quotes=book`` derives them instead.
+Quotes are the best prices of ``ticker``, which come with matches; option ``quotes_from=book`` derives them instead.
 
 Channels are not ordered against each other. docs/exchanges/coinbase.md#exchange-book.
 """
@@ -48,7 +48,7 @@ class ExchangeFeed(CoinbaseFeed):
     """One connection of Coinbase Exchange; see ``cmd_common.feed.Feed``.
 
     Options: ``guard`` (seconds for which the ticker may disagree with the book, 10; 0: not compared), ``refresh``
-    (seconds between two fresh snapshots of a book, 3600; 0: never), ``quotes`` (``ticker`` or ``book``), ``status``
+    (seconds between two fresh snapshots of a book, 3600; 0: never), ``quotes_from`` (``ticker`` or ``book``), ``status``
     (``on``: the status channel), and those of all venues.
     """
 
@@ -67,9 +67,9 @@ class ExchangeFeed(CoinbaseFeed):
         credentials: Credentials | None = None,
     ) -> None:
         options = subscription.options
-        source = options.get("quotes", "ticker")
+        source = options.get("quotes_from", "ticker")
         if source not in ("ticker", "book"):
-            raise UsageError(f"{market.venue}: option quotes is {source!r}", hint="ticker or book")
+            raise UsageError(f"{market.venue}: option quotes_from is {source!r}", hint="ticker or book")
         self.derive_quotes = source == "book"
         self._credentials = credentials
         self._book_channel = "level2" if credentials is not None else "level2_batch"
