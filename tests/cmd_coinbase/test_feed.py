@@ -128,6 +128,18 @@ def test_several_bad_products_are_left_out_one_by_one() -> None:
     assert all(client.feed._streams[f"matches:{s}"].acked for s in (BTC, ETH))
 
 
+def test_a_refusal_that_may_pass_is_tried_again() -> None:
+    client = Client("trades", symbols=(BTC,))
+    busy = w.text({"type": "error", "message": "Failed to subscribe", "reason": "too many requests for BTC-USD"})
+    answers = [[busy], [busy]]
+    honest = client.server.exchange
+    client.server.exchange = lambda frame: answers.pop() if answers else honest(frame)  # type: ignore[method-assign]
+    client.connect().tick(20)
+    assert states(client.records, "rejected") == []
+    assert client.feed._streams[f"matches:{BTC}"].acked
+    assert len(client.frames) == 3
+
+
 def test_a_refusal_that_names_nobody_is_narrowed_down() -> None:
     client = Client("trades", symbols=(BTC, "GONE-USD", ETH))
     refused = w.refusal("")[0]

@@ -44,6 +44,7 @@ def find(patterns: tuple[re.Pattern[str], re.Pattern[bytes]], frame: str | bytes
 
 
 _PRODUCT: Final = field("product_id")
+_PASSING: Final = re.compile(r"limit|too many|try again|internal|unavailable", re.IGNORECASE)  # may be over soon
 
 
 class CoinbaseFeed(FeedBase):
@@ -133,7 +134,7 @@ class CoinbaseFeed(FeedBase):
         if bad:
             groups = {self._groups.get(s.name) for s in bad}
             for stream in bad:
-                self._rejected(stream.name, words, now, out)
+                self._rejected(stream.name, words, now, out, retry=_PASSING.search(words) is not None)
             others = [s for s in waiting if s not in bad and self._groups.get(s.name) in groups]
             self._again(others, now, out)
             return
