@@ -85,6 +85,14 @@ class TestLevels:
         assert merged.best_prices == (100.0, 103.0)
         merged.check()
 
+    def test_a_change_is_seen_even_before_its_update(self) -> None:
+        merged, a, _ = two()
+        a.apply([(100.5, 3.0)], [(101.0, 0.0), (100.25, 1.0)])
+        assert merged.best_prices == (100.5, 100.25)
+        assert merged.crossing is not None
+        assert merged.status()[0].bid == 100.5
+        merged.check()
+
     def test_contracts_become_base_quantities(self) -> None:
         merged = AggregatedOrderBook("BTC-USD-PERP", max_age=None)
         linear = instrument("lin", "L", kind="perpetual", contract_size=Decimal("0.01"))
@@ -409,8 +417,8 @@ class AggregateMachine(RuleBasedStateMachine):
         self.upstream[name] = 100
 
     @precondition(lambda self: self.builders)
-    @rule(data=st.data(), bids=SIDES, asks=SIDES, skip=st.sampled_from([0, 0, 0, 0, 1]))
-    def delta(self, data: st.DataObject, bids: Levels, asks: Levels, skip: int) -> None:
+    @rule(data=st.data(), bids=SIDES, asks=SIDES, skip=st.sampled_from([0, 0, 0, 0, 1]), told=st.booleans())
+    def delta(self, data: st.DataObject, bids: Levels, asks: Levels, skip: int, told: bool) -> None:
         name = self.pick(data)
         # bids stay below asks, so that the builder does not take the book for lost all the time
         bids = [(p, q) for p, q in bids if p <= 8]
@@ -418,7 +426,8 @@ class AggregateMachine(RuleBasedStateMachine):
         self.upstream[name] += 1 + skip
         last = self.upstream[name]
         self.builders[name].delta(last, last, None, bids, asks, self.naive.now)
-        self.tell(name)
+        if told:  # else somebody reads in the moment between the change and its update
+            self.tell(name)
 
     @precondition(lambda self: self.builders)
     @rule(data=st.data(), bids=SIDES, asks=SIDES, behind=st.integers(0, 2), complete=st.booleans())

@@ -297,6 +297,35 @@ async def test_symbols_that_are_added_and_removed_are_followed(words: Any) -> No
             merged.check()
 
 
+async def test_books_in_another_currency_are_converted_at_the_live_price(words: Any) -> None:
+    names = ["BTCUSDT", "BTCEUR", "EURUSDT"]
+    async with replay(exchanges=["binance-spot"], simulate=True, symbol_names=names, speed=4.0) as endpoints:
+        more = AggregateOptions(convert=("EUR",), fees={"binance-spot": 5.0})
+        found = options(endpoints, symbols=("BTC-USDT",), types=("aggregate",), aggregate=more)
+        async with LiveSession(found, words) as session, asyncio.timeout(60):
+            merged = session.aggregates["BTC-USDT"]
+            source: Any = session
+            async for _ in source.subscribe():
+                if len(merged.names) == 2:
+                    break
+            assert session.symbols == {"binance-spot": ["BTCUSDT", "BTCEUR", "EURUSDT"]}
+            # records are handed on a moment after the books have changed: bring the rate up to the cross book
+            assert session._aggregates is not None
+            session._aggregates.tick(session._clock.now())
+            cross = session.books["binance-spot:EURUSDT"]
+            rates = {"binance-spot:BTCUSDT": (1.0, 1.0)}
+            assert cross.best_bid
+            assert cross.best_ask
+            rates["binance-spot:BTCEUR"] = (cross.best_bid[0], cross.best_ask[0])
+            for level in merged.bids():
+                for part in level.parts:
+                    assert level.price == part.price * (rates[part.name][0] * (1 - 5 / 10_000))
+            for level in merged.asks():
+                for part in level.parts:
+                    assert level.price == part.price * (rates[part.name][1] * (1 + 5 / 10_000))
+            merged.check()
+
+
 def test_options_have_their_defaults() -> None:
     found = RecordOptions(exchanges=(), symbols=(), types=(), store="")
     assert found.aggregate == AggregateOptions()

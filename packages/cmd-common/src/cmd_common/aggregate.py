@@ -12,7 +12,8 @@ rate of exchange: none of them touches a level.
 A venue is in the book while its own book is LIVE, was updated within ``max_age`` of our receive clock
 (the clocks of exchanges differ, so event times are not compared), and can be converted. Otherwise it
 is listed in ``excluded`` with the reason; it comes back by itself when the reason is gone. Reading
-never shows a book that is not LIVE. Age is judged at the last time given to ``update`` or ``refresh``.
+compares state and touch of every book first: it shows the books as they are, even in the moment between
+a change and its ``update``. Age is judged at the last time given to ``update`` or ``refresh``.
 """
 
 from __future__ import annotations
@@ -290,15 +291,24 @@ class AggregatedOrderBook:
         self._since = self._now
 
     def _look(self) -> None:
-        """Before reading: a book that is no longer LIVE, or is again, must not wait for its update."""
+        """Before reading: what became of the books since their last update must not wait for the next one."""
         for member in self._members.values():
-            if member.book.state is not _LIVE:
-                if member.reason != _REASON[member.book.state]:
+            book = member.book
+            if book.state is not _LIVE:
+                if member.reason != _REASON[book.state]:
                     self._judge_all()
                     return
-            elif member.reason and self._judge(member):
-                self._judge_all()
-                return
+            elif member.reason:
+                if self._judge(member):
+                    self._judge_all()
+                    return
+            else:
+                bids, asks = book._bid_near, book._ask_near
+                if (bids[-1] * member.bid_factor if bids else -inf) != member.bid or (
+                    asks[0] * member.ask_factor if asks else inf
+                ) != member.ask:
+                    self._judge_all()
+                    return
 
     # -- reading ------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ def _table(
     """Header, asks from the worst to the best, bids from the best."""
     levels = [*reversed(asks), *bids]
     prices = decimals([level.price for level in levels])
-    sizes = min(decimals([part.quantity for level in levels for part in level.parts]), 6)
+    sizes = decimals([part.quantity for level in levels for part in level.parts])
     own = decimals([part.price for level in levels for part in level.parts])
     cells = [["", "price", *(["shown"] if fees else []), "quantity", *labels.values()]]
     roles: list[Role] = ["head"]
