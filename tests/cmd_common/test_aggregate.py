@@ -298,6 +298,14 @@ class TestConversion:
         assert merged.excluded == {}
         merged.check()
 
+    def test_the_same_price_heard_of_earlier_is_older(self) -> None:
+        merged, _ = self.make()
+        merged.set_rate("EUR", 1.0, 1.0, 3 * S)
+        merged.set_rate("EUR", 1.0, 1.0, 3 * S, seen=S)
+        merged.update("b:BTC-EUR", 6 * S + 1)
+        assert merged.excluded == {"b:BTC-EUR": "rate of EUR: old"}
+        merged.check()
+
     def test_a_price_heard_of_earlier_is_as_old_as_that(self) -> None:
         merged, _ = self.make()
         merged.set_rate("EUR", 1.0, 1.0, 7 * S, seen=S)
@@ -401,8 +409,12 @@ class AggregateMachine(RuleBasedStateMachine):
         asset=st.sampled_from(["", "", "EUR"]),
         levels=st.sampled_from([None, 6, 20]),
         told=st.booleans(),
+        live=st.booleans(),
     )
-    def add(self, shape: dict[str, Any], asset: str, levels: int | None, told: bool) -> None:
+    def add(self, shape: dict[str, Any], asset: str, levels: int | None, told: bool, live: bool) -> None:
+        self.begin_book(shape, asset, levels, told, live)
+
+    def begin_book(self, shape: dict[str, Any], asset: str, levels: int | None, told: bool, live: bool) -> None:
         if len(self.builders) >= 5:
             return
         venue = next(f"v{n}" for n in range(5) if f"v{n}:BTCUSDT" not in self.builders)
@@ -415,6 +427,15 @@ class AggregateMachine(RuleBasedStateMachine):
         builder.start()
         self.builders[name] = builder
         self.upstream[name] = 100
+        if live:
+            builder.snapshot(100, [(7.5, 1.0), (8.0, 0.5), (6.0, 2.0)], [(8.25, 1.0), (8.5, 0.25)], complete=True)
+            self.tell(name)
+
+    @precondition(lambda self: len(self.builders) < 3)
+    @rule()
+    def add_two_that_are_live(self) -> None:
+        for shape in ({"contract_size": Decimal(2)}, {}):
+            self.begin_book(shape, "", None, True, True)
 
     @precondition(lambda self: self.builders)
     @rule(data=st.data(), bids=SIDES, asks=SIDES, skip=st.sampled_from([0, 0, 0, 0, 1]), told=st.booleans())
