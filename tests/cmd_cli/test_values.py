@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmd_cli import values
-from cmd_common.errors import UsageError
+from cmd_common.errors import UnknownNameError, UsageError
 
 
 def test_days_are_inclusive_and_one_by_default() -> None:
@@ -116,3 +116,11 @@ def test_any_text_is_parsed_or_a_usage_error(text: str) -> None:
             parse(text)
         except UsageError:
             continue
+
+
+def test_an_interval_must_be_one_of_some_venue() -> None:
+    assert values.check_intervals(["1s", "1m"], ["binance-spot", "kraken"]) == ("1s", "1m")
+    with pytest.raises(UnknownNameError):
+        values.check_intervals(["1s"], ["kraken"])
+    with pytest.raises(UnknownNameError):
+        values.check_intervals(["7m"], ["binance-spot", "kraken"])

@@ -214,3 +214,21 @@ def test_endpoints_of_one_venue_win_over_those_of_all() -> None:
     assert resolve_endpoints(exchange, both).rest == "http://127.0.0.1:2"
     assert resolve_endpoints(exchange, {"": "http://127.0.0.1:1"}).ws == "ws://127.0.0.1:1"
     assert resolve_endpoints(exchange, {}) is exchange.endpoints
+
+
+async def test_what_a_venue_does_not_stream_is_left_out_and_named(words: Any) -> None:
+    venues = ["coinbase", "coinbase-advanced", "kraken"]
+    async with replay(exchanges=venues, simulate=True, symbols=1) as endpoints:
+        async with LiveSession(options(endpoints, intervals=("1m",)), words) as session:
+            types = {name: venue.subscription.types for name, venue in session._venues.items()}
+            assert types["kraken"] == ("trades", "quotes", "book", "candles")
+            assert types["coinbase"] == types["coinbase-advanced"] == ("trades", "quotes", "book")
+        async with LiveSession(options(endpoints, intervals=("1m", "5m")), words) as session:
+            assert session._venues["coinbase-advanced"].subscription.intervals == ("5m",)
+        one = {"coinbase-advanced": endpoints["coinbase-advanced"]}
+        with pytest.raises(UsageError, match="no live candles of 1m"):
+            async with LiveSession(options(one, types=("candles",)), words):
+                pass
+    said = " ".join(words.warnings)
+    assert "coinbase has no live candles" in said
+    assert "coinbase-advanced has no live candles of 1m; it has 5m" in said

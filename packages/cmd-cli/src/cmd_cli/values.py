@@ -110,17 +110,18 @@ def fees(found: Mapping[str, str], venues: Sequence[str]) -> dict[str, float]:
 
 
 def check_intervals(intervals: Sequence[str], venues: Sequence[str]) -> tuple[str, ...]:
-    """Check candle intervals against what every venue has."""
+    """Check candle intervals: each must be one that some venue has; who lacks it says so later."""
     from cmd_common.registry import exchange
 
-    for venue in venues:
-        known = tuple(exchange(venue).intervals)
-        for name in intervals:
-            if known and name not in known:
-                near = [k for k in known if k.casefold() == name.casefold()] or nearest(name, known)
-                raise UnknownNameError(
-                    f"interval of {venue}", name, near, hint="" if near else f"intervals are: {', '.join(known)}"
-                )
+    tables = {venue: tuple(exchange(venue).intervals) for venue in venues}
+    for name in intervals:
+        if any(not known or name in known for known in tables.values()):
+            continue
+        for venue, known in tables.items():
+            near = [k for k in known if k.casefold() == name.casefold()] or nearest(name, known)
+            raise UnknownNameError(
+                f"interval of {venue}", name, near, hint="" if near else f"intervals are: {', '.join(known)}"
+            )
     return tuple(intervals)
 
 

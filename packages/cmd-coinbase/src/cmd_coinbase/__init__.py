@@ -37,7 +37,8 @@ class CoinbaseExchange:
         self.venue = market.venue
         self.title = market.title
         self.types = market.types
-        self.intervals = tuple(market.granularities)  # by REST; live ones are fewer, which ``feeds`` checks
+        self.intervals = tuple(market.granularities)  # by REST
+        self.live_intervals = tuple(market.intervals)
         self.archive: ArchiveSource | None = None  # no bulk files are published
         self.endpoints = Endpoints(ws=market.ws, rest=market.rest)
         self.limits = Limits(

@@ -22,7 +22,7 @@ from .instruments import Instrument
 if TYPE_CHECKING:
     from .emulation import Emulator, MarketSource
 
-__all__ = ["Endpoints", "Exchange", "Limits", "PagedInstruments", "next_instruments_request"]
+__all__ = ["Endpoints", "Exchange", "Limits", "PagedInstruments", "live_intervals", "next_instruments_request"]
 
 
 class Endpoints(Struct, frozen=True):
@@ -60,7 +60,7 @@ class Exchange(Protocol):
     venue: str
     title: str
     types: tuple[str, ...]  # of FEED_TYPES that the venue can stream
-    intervals: tuple[str, ...]  # candle intervals
+    intervals: tuple[str, ...]  # candle intervals, live or of history
     endpoints: Endpoints  # production defaults
     limits: Limits
     archive: ArchiveSource | None  # bulk files, where the exchange publishes them
@@ -111,3 +111,9 @@ def next_instruments_request(
         return None
     following: HttpRequest | None = exchange.next_instruments_request(request, body, endpoints)
     return following
+
+
+def live_intervals(exchange: Exchange) -> tuple[str, ...]:
+    """The candle intervals that are streamed: ``exchange.live_intervals`` where it differs from ``intervals``."""
+    found: tuple[str, ...] = getattr(exchange, "live_intervals", exchange.intervals)
+    return found

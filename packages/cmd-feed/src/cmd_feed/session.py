@@ -22,7 +22,7 @@ from cmd_common import get_symbols, registry
 from cmd_common.aggregate import AggregatedOrderBook
 from cmd_common.commands import LogReporter, RecordOptions, Reporter
 from cmd_common.errors import CmdError, UsageError
-from cmd_common.exchange import Endpoints, Exchange
+from cmd_common.exchange import Endpoints, Exchange, live_intervals
 from cmd_common.feed import AGGREGATE, SESSION_TYPES, Feed, FeedCounters, Subscription
 from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
@@ -327,10 +327,11 @@ class LiveSession:
                 )
             for missing in (t for t in wanted if t not in types):
                 self.reporter.warn(f"{name} has no live {missing}; it has {', '.join(types)}")
+            types, intervals = self._candles(exchanges[name], types)
             subscription = Subscription(
                 symbols=tuple(symbols),
                 types=types,
-                intervals=tuple(options.intervals),
+                intervals=intervals,
                 depth=options.depth,
                 snapshot_every=options.snapshot_every,
                 options=options.options,
@@ -340,6 +341,26 @@ class LiveSession:
             self._venues[name] = venue
         if planned is not None:
             self._aggregates = Aggregates(planned, self.books, self.instrument)
+
+    def _candles(self, exchange: Exchange, types: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What a venue streams of the types and intervals asked for; what it lacks is left out and named.
+
+        Raises UsageError when nothing is left.
+        """
+        wanted = tuple(self.options.intervals)
+        if "candles" not in types:
+            return types, wanted
+        live = live_intervals(exchange)
+        left = tuple(i for i in wanted if i in live)
+        if len(left) < len(wanted):
+            lacking = ", ".join(i for i in wanted if i not in live)
+            said = f"{exchange.venue} has no live candles of {lacking}"
+            rest = tuple(t for t in types if t != "candles")
+            if not left and not rest:
+                raise UsageError(said, hint=f"one of {', '.join(live)}")
+            self.reporter.warn(f"{said}; it has {', '.join(live)}")
+            types = types if left else rest
+        return types, left or wanted
 
     def _open_sinks(self) -> None:
         options = self.options
