@@ -26,7 +26,7 @@ from cmd_common.simulation import (
 )
 
 SECOND = 1_000_000_000
-FIRST_TRADE = ("BTCUSDT", 142253045, 1748907900107075000, 10514487)
+FIRST_TRADE = ("BTCUSDT", 142253045, 1748907900107075000, 10514504)
 
 
 def market(seed: int = 1, symbols: int = 3, seconds: int = 20, **options: object) -> SimulatedMarket:

@@ -12,6 +12,9 @@ converge. Days before ``start`` have ``history_trades`` trades each, in slots of
 day of ``start`` the slots before it are filled the same way, and from ``start`` on the live process
 runs, many times denser. Trade ids rise by one across all of it.
 
+The price follows a reference that depends on the base asset only (``_Reference``): venues have books and trades of
+their own whose prices stay within some steps of each other, as arbitrage keeps them.
+
     market = SimulatedMarket(catalogue(3), seed=7, start=ns, duration=60 * 10**9)
     while (ts := market.next_time()) is not None:
         for event in market.step(): ...          # MarketTrade | MarketQuote | MarketDepth
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from random import Random
@@ -193,12 +196,47 @@ def catalogue(count: int, *, quote: str = "USDT", suffix: str = "", names: Seque
     return specs
 
 
+class _Reference:
+    """Where the price of a base asset is drawn to: between the anchors of its days, with waves; in integers."""
+
+    _WAVES = ((47, 25), (389, 120), (2753, 300))  # period in seconds, amplitude in millionths
+
+    def __init__(self, seed: int, spec: Spec, anchor: Callable[[Spec, date], int]) -> None:
+        self._spec = spec
+        self._anchor = anchor
+        random = Random(f"{seed}/{spec.base}/waves").random
+        self._waves = [(s * 1_000_000_000, a, int(random() * s) * 1_000_000_000) for s, a in self._WAVES]
+        self._slot = -1
+        self._price = 0
+        self._day = -1
+        self._ends = (0, 0)
+
+    def at(self, ts: int) -> int:
+        """Return the price in ticks; it changes every 100 ms."""
+        slot = ts // _BATCH
+        if slot != self._slot:
+            self._slot = slot
+            if ts // DAY != self._day:
+                self._day = ts // DAY
+                day = day_of(ts)
+                self._ends = (self._anchor(self._spec, day), self._anchor(self._spec, day + timedelta(days=1)))
+            first, last = self._ends
+            wave = 0
+            for period, amplitude, phase in self._waves:
+                wave += amplitude * (2 * abs(2 * ((ts + phase) % period) - period) - period) // period
+            self._price = first + (last - first) * (ts % DAY) // DAY + self._spec.price * wave // 1_000_000
+        return self._price
+
+
 class _Top:
     """Time, best prices and trades of one symbol: everything that does not depend on the rest of the book."""
 
-    __slots__ = ("_gap", "_high", "_lots", "_low", "_random", "_symbol", "ask", "bid", "next_id", "next_ts", "step")
+    __slots__ = (
+        "_gap", "_high", "_lots", "_low", "_random", "_reference", "_symbol", "ask", "bid", "next_id", "next_ts", "step",
+    )  # fmt: skip
 
-    def __init__(self, spec: Spec, seed: str, start: int, bid: int, next_id: int) -> None:
+    def __init__(self, spec: Spec, seed: str, start: int, bid: int, next_id: int, reference: _Reference) -> None:
+        self._reference = reference
         self._random = Random(seed).random
         self._symbol = spec.symbol
         self.step = max(1, spec.price // 200_000)
@@ -218,8 +256,10 @@ class _Top:
         random, step, ts = self._random, self.step, self.next_ts
         kind = random()
         swept = False
+        # How likely the price rises: the farther it is below the reference, the more.
+        up = 0.5 + max(-0.4, min(0.4, (2 * self._reference.at(ts) - self.bid - self.ask) / (10 * step)))
         if kind < _TRADE:
-            buy = random() < 0.5
+            buy = random() < up
             price = self.ask if buy else self.bid
             # See agg_id: ids of the form 5k+1 and 5k+2 are two fills of one order.
             for _ in range(2 if self.next_id % 5 == 1 else 1):
@@ -238,11 +278,11 @@ class _Top:
             spread = self.ask - self.bid
             if spread > 1 and (spread > step or random() < 0.5):
                 near = 1 + int(random() * (spread - 1))
-                if random() < 0.5:
+                if random() < up:
                     self.bid += near
                 else:
                     self.ask -= near
-            elif random() < 0.5:
+            elif random() < up:
                 if self.ask + step < self._high:
                     self.ask += 1 + int(random() * step)
             elif self.bid - step > self._low:
@@ -260,9 +300,11 @@ def _usual_lots(spec: Spec) -> int:
 class SimulatedSymbol:
     """The live book of one symbol, in ticks and lots; owned by a SimulatedMarket."""
 
-    def __init__(self, spec: Spec, seed: int, start: int, bid: int, first_trade: int, *, jump: bool) -> None:
+    def __init__(
+        self, spec: Spec, seed: int, start: int, bid: int, first_trade: int, reference: _Reference, *, jump: bool
+    ) -> None:
         self.spec = spec
-        self._top = _Top(spec, f"{seed}/{spec.salt}{spec.symbol}/live", start, bid, first_trade)
+        self._top = _Top(spec, f"{seed}/{spec.salt}{spec.symbol}/live", start, bid, first_trade, reference)
         self._random = Random(f"{seed}/{spec.salt}{spec.symbol}/book").random
         self._jump = jump
         self._phase = crc32(spec.symbol.encode()) % 100 * 1_000_000
@@ -424,7 +466,9 @@ class SimulatedMarket:
         self._history = lru_cache(maxsize=256)(self._make_history)
         self._replays: dict[str, tuple[_Top, list[MarketTrade]]] = {}
         self.symbols = {
-            s.symbol: SimulatedSymbol(s, seed, self.start, self._live_bid(s), self.first_live_id(s.symbol), jump=jump)
+            s.symbol: SimulatedSymbol(
+                s, seed, self.start, self._live_bid(s), self.first_live_id(s.symbol), self._reference(s), jump=jump
+            )
             for s in specs
         }
         self._order = list(self.symbols.values())
@@ -472,6 +516,9 @@ class SimulatedMarket:
         move = Random(f"{self.seed}/{spec.base}/{day.isoformat()}").random()
         return int(spec.price * (980 + int(move * 41)) // 1000)
 
+    def _reference(self, spec: Spec) -> _Reference:
+        return _Reference(self.seed, spec, self._anchor)
+
     def _live_bid(self, spec: Spec) -> int:
         if self._history_today:
             return self._history(spec.symbol, self._live_day)[self._history_today - 1].price
@@ -518,7 +565,8 @@ class SimulatedMarket:
         if symbol not in self._replays:
             spec = self.specs[symbol]
             name = f"{self.seed}/{spec.salt}{symbol}/live"
-            top = _Top(spec, name, self.start, self._live_bid(spec), self.first_live_id(symbol))
+            first = self.first_live_id(symbol)
+            top = _Top(spec, name, self.start, self._live_bid(spec), first, self._reference(spec))
             self._replays[symbol] = (top, [])
         top, trades = self._replays[symbol]
         stop = until if self.end is None else min(until, self.end)
