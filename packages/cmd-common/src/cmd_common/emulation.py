@@ -24,7 +24,7 @@ class Fault(Struct, frozen=True):
 
     Kinds: drop, repeat, reorder, tear, delay, disconnect, silence, shutdown, rate_limit (429), ban (418),
     bad_checksum, truncated_zip, missing_day, malformed. Parameters: ``rate`` (probability a message),
-    ``at`` (the n-th message, from 1), ``count``, ``symbol``, ``stream``, ``ms`` (delay, silence),
+    ``at`` (the n-th message, from 1), ``count``, ``venue``, ``symbol``, ``stream``, ``ms`` (delay, silence),
     ``day`` and more, with the defaults of ``cmd_common.faults``, which also parses them.
     """
 
@@ -108,7 +108,10 @@ class Emulator(Protocol):
     venue: str
 
     def http(self, method: str, target: str, headers: Mapping[str, str], now: int) -> HttpResponse | Pending:
-        """Answer a request; ``target`` is path and query. ``/__replay/truth`` answers with ``truth()``."""
+        """Answer a request; ``target`` is path and query. ``/__replay/truth`` answers with ``truth()``.
+
+        Its query may be ``depth=N`` (levels a side) and ``trades=1`` (``trade_ids``: all passed ids of each symbol).
+        """
 
     def ws_open(self, connection: int, target: str, headers: Mapping[str, str], now: int) -> Accept | HttpResponse:
         """Accept or refuse a WebSocket handshake."""
