@@ -34,6 +34,8 @@ from cmd_archiver.plan import utc_day
 from cmd_archiver.storing import Storing
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK
 from cmd_common.errors import StoreError, UsageError
+from cmd_common.io import open_writer
+from cmd_common.records import Trade
 
 WAYS = ("backward", "forward", "seek")
 
@@ -190,9 +192,10 @@ def test_trouble_that_stays_ends_the_day_and_the_next_run_goes_on(ask, venue, st
 def test_a_ban_that_is_too_long_ends_with_the_exchange_s_words(ask, venue):
     fill(venue)
     venue.trouble("/trades", 418, Retry_After="86400", times=5)
-    result, lines = ask()
+    result, lines = ask(end=DAY + timedelta(days=9), parallel=1)
     assert result.exit_code == EXIT_FAILED
-    assert any("slow down" in w for w in lines.warnings)
+    assert any("slow down" in w and "1440 minutes" in w for w in lines.warnings)
+    assert len(venue.pages()) == 1  # nobody asks on while it lasts
 
 
 def test_a_cursor_that_the_exchange_forgot_begins_the_day_again(ask, venue, store, quick):
@@ -229,6 +232,22 @@ def test_missing_ids_become_gap_rows_within_days_and_between_them(ask, venue, st
     fill(venue)
     assert ask(force=True)[0].exit_code == EXIT_OK
     assert {r[0] for r in rows(store, "SELECT repaired_by FROM gaps")} == {"archive"}
+
+
+def test_a_trade_that_was_recorded_live_with_other_digits_stays_one_row(ask, venue, store):
+    fill(venue)
+    mine = [row for row in venue.trades if start_of(DAY) <= row[1] < start_of(NEXT)]
+    live = mine[3:9] + mine[-1:]
+    with open_writer(store) as writer:
+        writer.write(
+            [Trade(t // 1000 * 1000, 7, VENUE, SYMBOL, str(i), i, float(p), float(q), s) for i, t, p, q, s in live]
+        )
+    result, _ = ask(end=DAY, types=("trades", "candles"), candles="built")
+    assert (result.exit_code, result.summary["rows"]["trades"]) == (EXIT_OK, 53)
+    assert rows(store, "SELECT count(*), count(DISTINCT trade_id), count(ts_recv) FROM trades") == [(60, 60, 7)]
+    assert rows(store, "SELECT sum(trades) FROM candles") == [(60,)]
+    ask(end=DAY, force=True)
+    assert rows(store, "SELECT count(*) FROM trades") == [(60,)]
 
 
 def test_ids_that_are_not_contiguous_have_no_holes(ask, venue, store):

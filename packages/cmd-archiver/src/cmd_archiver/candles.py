@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from typing import Any, Final
 
 import pyarrow as pa
@@ -39,7 +40,8 @@ class CandleMaker:
     """Builds the candles of one interval from batches of trades in id order.
 
     Open and close are the first and the last trade by id. An interval without a trade between two
-    with trades gets all prices equal to the last close; before the first trade nothing is known.
+    with trades gets all prices equal to the last close; before the first trade nothing is known. What
+    takers bought is NaN where a trade's side is unknown.
     """
 
     def __init__(self, interval: str) -> None:
@@ -56,7 +58,8 @@ class CandleMaker:
             return
         ts, price, quantity = batch.column("ts_event"), batch.column("price"), batch.column("quantity")
         worth = pc.multiply(price, quantity) if notional is None else notional
-        taker_buys = pc.equal(batch.column("side"), "buy")
+        side = batch.column("side")
+        taker_buys, unknown = pc.equal(side, "buy"), pc.equal(side, "unknown")
         table = pa.table(
             {
                 "bucket": pc.multiply(pc.divide(ts, self._length), self._length),
@@ -64,8 +67,8 @@ class CandleMaker:
                 "price": price,
                 "quantity": quantity,
                 "notional": worth,
-                "buy": pc.if_else(taker_buys, quantity, 0.0),
-                "buy_notional": pc.if_else(taker_buys, worth, 0.0),
+                "buy": pc.if_else(unknown, nan, pc.if_else(taker_buys, quantity, 0.0)),
+                "buy_notional": pc.if_else(unknown, nan, pc.if_else(taker_buys, worth, 0.0)),
             }
         )
         self._parts.append(_grouped(table, _PARTIAL))
@@ -166,7 +169,7 @@ def compare(exchange: pa.Table, built: pa.Table) -> Comparison:
         a, b = both.column(name), mine.column(name)
         size = pc.max_element_wise(pc.abs(a), pc.abs(b))
         near = pc.less_equal(pc.abs(pc.subtract(a, b)), pc.add(pc.multiply(size, 1e-9), 1e-9))
-        same = pc.and_(same, pc.or_(near, pc.is_nan(a)))
+        same = pc.and_(same, pc.or_(near, pc.or_(pc.is_nan(a), pc.is_nan(b))))
     out.equal = pc.sum(same).as_py()
     out.different = both.num_rows - out.equal
     wrong = pc.indices_nonzero(pc.invert(same))[:10]

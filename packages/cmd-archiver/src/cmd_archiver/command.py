@@ -156,7 +156,7 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
         for venue, plan in plans.items():
             exchange, endpoints = venues[venue]
             client = RestClient(exchange, net, clock, rng, pools, reporter.warn)
-            rest = None
+            rest = walker = None
             if exchange.history is not None:
                 walker = Walker(exchange.history, endpoints, client, clock, reporter)
                 rest = RestOrigin(exchange.history, walker, clock, folder / DOWNLOADS)
@@ -187,6 +187,8 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
                 with finish_on_signals(job.stop, reporter):
                     summaries[venue] = await job.run(plan.units)
             finally:
+                if walker is not None:
+                    walker.finish()
                 if local is not None:
                     local.close()
             if summaries[venue].interrupted:

@@ -29,10 +29,11 @@ from cmd_common.seams import Clock, Net, Rng
 
 from .audit import BAD_FILE, HOLE, MISSING_FILE, OUT_OF_REACH, boundary_gap, missing_gap
 from .download import Downloader, disk_error, hash_file, is_outage
+from .live import live_ids, mixed, refuse_ids
 from .locks import FileLock
 from .manifest import Entry, Manifest
 from .origins import Absent, BadFile, FileOrigin, Found, Got, LocalOrigin, Origin, RestOrigin, UtcOrigin
-from .plan import BUILT, Unit, day_start, interval_ns, origin_of, rest_unit
+from .plan import BUILT, Unit, interval_ns, origin_of, rest_unit
 from .storing import Storing
 
 if TYPE_CHECKING:
@@ -290,8 +291,8 @@ class Archiver:
                 self.summary.unchanged += 1
                 await self._settle(unit, writer)
             else:
-                if unit.origin == "local":
-                    await asyncio.to_thread(self._refuse_live, unit)
+                if unit.origin == "local" and unit.file.table != "candles" and self._open_reader and not self._force:
+                    await asyncio.to_thread(refuse_ids, self._open_reader, unit.file)
                 got = await self._obtain(unit, origin, found, writer)
                 if isinstance(got, Absent):
                     await self._absent(unit, got, parsers, writer)
@@ -350,7 +351,7 @@ class Archiver:
             if unit.file.table != "candles":
                 for other in others:
                     if "local" in (unit.origin, origin_of(other.key)):
-                        raise _mixed(unit)
+                        raise mixed(unit.file)
             mine = self._manifest.get(unit.file.key, product)
             if (mine is None or mine.state != "done") and any(e.state == "done" and not e.gaps for e in others):
                 kept = next(e for e in others if e.state == "done" and not e.gaps)
@@ -363,23 +364,6 @@ class Archiver:
             return structs.replace(unit, products=tuple(todo))
         self.summary.unchanged += 1
         return None
-
-    def _refuse_live(self, unit: Unit) -> None:
-        """Raise DataError where the store has live trades of the day, whose ids the dump's rows do not have."""
-        if self._force or unit.file.table == "candles" or self._open_reader is None:
-            return
-        start = day_start(unit.file.first_day)
-        try:
-            with self._open_reader() as reader:
-                batches = reader.batches(
-                    unit.file.table, venue=unit.file.venue, symbols=[unit.file.symbol], start=start,
-                    end=start + 86_400_000_000_000, columns=["trade_id"],
-                )  # fmt: skip
-                ids = (text for batch in batches for text in batch.column("trade_id").to_pylist())
-                if any(not text.startswith("dump:") for text in ids):
-                    raise _mixed(unit)
-        except StoreError:
-            return  # nothing is stored yet
 
     def _parse(self, got: Got, file: ArchiveFile) -> Spool:
         from .spool import Spool
@@ -549,7 +533,10 @@ class Archiver:
             )
             marks += [structs.replace(e, state="writing", sha256="", version="") for e in elsewhere if e in stale]
         self._manifest.put(file, marks)
-        counts = await self._in_writer(writer, self._storing.write, unit, products, spool, replace, rows)
+        live = None
+        if unit.origin == "rest" and file.table != "candles" and self._open_reader is not None:
+            live = await asyncio.to_thread(live_ids, self._open_reader, file)
+        counts = await self._in_writer(writer, self._storing.write, unit, products, spool, replace, rows, live)
         done = [structs.replace(e, state="done", updated_ns=self._clock.now()) for e in entries]
         self._manifest.put(file, done, remove=others)
         self._count(unit, spool, got, counts, replaced=bool(replace))
@@ -636,15 +623,6 @@ def _same(entry: Entry | None, found: Found) -> bool:
     if found.sha256:
         return entry.sha256 == found.sha256
     return not found.version or entry.version == found.version
-
-
-def _mixed(unit: Unit) -> DataError:
-    file = unit.file
-    return DataError(
-        f"{file.venue} {file.symbol} {file.table} of {file.first_day}: rows of a local file have no ids, and would be "
-        "there twice beside rows that have them",
-        hint="--force replaces what was archived of the day",
-    )
 
 
 def _table_of(product: str) -> str:

@@ -255,7 +255,10 @@ def seconds_to_ns(values: Any) -> Any:
     fraction = pc.cast(pc.utf8_slice_codeunits(fraction, 0, 9), pa.int64())
     if pc.any(pc.less_equal(whole, 0)).as_py():
         raise DataError("0 is not a time")
-    return pc.add(pc.multiply(whole, 10**9), fraction)
+    try:
+        return pc.add_checked(pc.multiply_checked(whole, 10**9), fraction)
+    except pa.ArrowInvalid:
+        raise DataError(f"{pc.max(whole).as_py()} is not a time in seconds") from None
 
 
 def _side(values: Any) -> Any:

@@ -116,19 +116,32 @@ class RestClient:
                 await self._clock.sleep(wait)
 
     async def _turn(self, weight: int) -> None:
+        budget = self._pace.budget
         async with self._pace.turn:
+            left = budget.banned(self._clock.monotonic())
+            if left > _LONGEST_BAN:  # asking on would make it longer
+                raise _banned(self.exchange.venue, budget.ban_reason, left)
             while wait := self._pace.take(weight, self._clock.monotonic()):
                 await self._clock.sleep(wait)
 
     def _limited(self, error: RateLimitError, wait: int) -> int:
         self.counters.limited += 1
         wait = max(wait, error.retry_after or (_BAN_418 if error.status == 418 else 0))
-        if wait > _LONGEST_BAN:
-            raise error
         self._pace.budget.ban(self._clock.monotonic() + wait, error.message)
+        if wait > _LONGEST_BAN:
+            raise _banned(self.exchange.venue, error.message, wait) from None
         if wait >= 2 * SECOND:
             self._warn(f"{self.exchange.venue}: {error.message}; going on in {wait / SECOND:.0f} s")
         return wait
+
+
+def _banned(venue: str, words: str, left: int) -> RateLimitError:
+    return RateLimitError(
+        f"{venue}: {words}; it asks for a pause of {left // (60 * SECOND)} minutes",
+        status=429,
+        retry_after=left,
+        hint="run it again after that",
+    )
 
 
 class Walker:
@@ -143,6 +156,11 @@ class Walker:
         self._client = client
         self._clock = clock
         self._reporter = reporter
+
+    def finish(self) -> None:
+        """No walk follows: end the progress of pages."""
+        if self.pages:
+            self._reporter.progress("pages", self.pages, self.pages, unit="pages")
 
     async def fetch(self, walk: Walk, path: Path) -> PagesFile:
         """Walk to the end, from where an earlier run was; returns the file, closed.

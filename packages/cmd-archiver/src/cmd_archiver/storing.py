@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cmd_common.archive import ArchiveFile
 from cmd_common.commands import Reporter
@@ -15,6 +15,8 @@ from .download import disk_error
 from .plan import BUILT, Unit, day_start
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from .spool import Spool
 
 __all__ = ["Storing"]
@@ -49,12 +51,20 @@ class Storing:
         writer.flush()
 
     def write(
-        self, unit: Unit, products: Sequence[str], spool: Spool, replace: Sequence[str], gaps: Sequence[Gap]
+        self,
+        unit: Unit,
+        products: Sequence[str],
+        spool: Spool,
+        replace: Sequence[str],
+        gaps: Sequence[Gap],
+        live: pa.Array[Any] | None = None,
     ) -> dict[str, int]:
         """Write the rows of a unit's products and its gaps in one commit; returns the rows by product.
 
-        Archived rows of the products in ``replace`` are deleted first.
+        Archived rows of the products in ``replace`` are deleted first. Trades whose ids are in ``live`` are
+        in the store already and are left out.
         """
+        from ._arrow import pc
         from .candles import CandleMaker
         from .parse import gap_batch
 
@@ -67,8 +77,9 @@ class Storing:
                 self._delete(writer, file, product)
             for batch, notional in spool.batches():
                 if file.table in counts:
-                    writer.write_batch(file.table, batch)
-                    counts[file.table] += batch.num_rows
+                    mine = batch if live is None else batch.filter(pc.invert(pc.is_in(batch["trade_id"], live)))
+                    writer.write_batch(file.table, mine)
+                    counts[file.table] += mine.num_rows
                 for maker in makers.values():
                     maker.feed(batch, notional)
             for product, maker in makers.items():
