@@ -189,6 +189,22 @@ def test_book_at(location: str) -> None:
         assert reader.book_at(VENUE, "ETHUSDT", T0 + 20) is None
 
 
+def test_book_at_a_gap_that_ends_with_the_snapshot_does_not_break_it(location: str) -> None:
+    """The connection was lost and taken up again before anything was sent: the gap has no length."""
+    gap = Gap(T0 + 10, T0 + 10, VENUE, "BTCUSDT", "book_deltas", "disconnect", "lost")
+    with open_writer(f"parquet:{location}") as writer:
+        writer.write([snapshot(0, 5, 5, 100.0), delta(10, 5, 6, [(100.0, 3.0)]), snapshot(10, 7, 7, 200.0), gap])
+        writer.write([delta(20, 7, 8, [(200.0, 2.0)])])
+    with open_reader(f"parquet:{location}") as reader:
+        book = reader.book_at(VENUE, "BTCUSDT", T0 + 30)
+        assert book is not None
+        assert book.bids() == [(200.0, 2.0), (199.0, 2.0)]
+    with open_writer(f"parquet:{location}") as writer:
+        writer.write([Gap(T0 + 10, T0 + 15, VENUE, "BTCUSDT", "book_deltas", "sequence", "lost")])
+    with open_reader(f"parquet:{location}") as reader:
+        assert reader.book_at(VENUE, "BTCUSDT", T0 + 30) is None  # this one begins with the snapshot
+
+
 def test_book_at_knows_no_more_than_the_snapshot(location: str) -> None:
     bids = pack_levels([(100.0, 1.0), (99.0, 2.0), (90.0, 5.0)])
     asks = pack_levels([(101.0, 1.0), (120.0, 5.0)])

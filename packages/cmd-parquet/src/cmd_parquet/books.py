@@ -65,6 +65,7 @@ def _broken(reader: ParquetReader, venue: str, symbol: str, since: int, ts: int)
     """Whether an unrepaired gap in the deltas begins after the snapshot and before ``ts``."""
     for record in reader.records("gaps", venue=venue, symbols=[symbol, ""], start=since, end=ts):
         gap = cast(Gap, record)
-        if gap.record_type in ("book_deltas", "") and not gap.repaired_by:
+        # One that ends where the snapshot is was closed by it: nothing was sent between the two.
+        if gap.record_type in ("book_deltas", "") and not gap.repaired_by and gap.ts_to > since:
             return True
     return False
