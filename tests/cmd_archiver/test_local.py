@@ -136,12 +136,18 @@ def test_small_blocks_and_rows_out_of_place_change_nothing(ask, store, tmp_path,
 
 def test_a_day_that_is_not_in_the_file_is_missing(ask, store, zipped):
     late = FIRST + timedelta(days=8)
-    result, lines = ask(DUMPS, from_files=(zipped,), start=late, end=late)
+    result, _ = ask(DUMPS, from_files=(zipped,), start=late, end=late)
     assert (result.exit_code, result.summary["missing"]) == (EXIT_GAPS, 1)
     assert rows(store, "SELECT reason, detail FROM gaps") == [
         ("missing_file", "no row of this day is in the local files")
     ]
-    result, lines = ask(DUMPS, from_files=(zipped,), types=("candles",), intervals=("1h",), end=DAY)
+
+
+def test_what_the_files_do_not_hold_at_all_is_told_and_no_gap(ask, store, zipped):
+    with pytest.raises(UsageError, match="hold no candles 1h of BTC/USD"):
+        ask(DUMPS, from_files=(zipped,), types=("candles",), intervals=("1h",), end=DAY)
+    result, lines = ask(DUMPS, from_files=(zipped,), types=("trades", "candles"), intervals=("1h",), end=DAY)
+    assert (result.exit_code, result.summary["rows"], result.summary["gaps"]) == (EXIT_OK, {"trades": 40}, 0)
     assert any("hold no candles 1h" in w for w in lines.warnings)
 
 

@@ -182,10 +182,11 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
                 local=local,
             )
             try:
+                units = plan.units
                 if local is not None:
-                    await asyncio.to_thread(_cut, local, plan, manifest, reporter, force=options.force)
+                    units = await asyncio.to_thread(_cut, local, plan, manifest, reporter, force=options.force)
                 with finish_on_signals(job.stop, reporter):
-                    summaries[venue] = await job.run(plan.units)
+                    summaries[venue] = await job.run(units)
             finally:
                 if walker is not None:
                     walker.finish()
@@ -204,21 +205,31 @@ async def archive(options: ArchiveOptions, reporter: Reporter, net: Net, clock: 
     return _result(plans, summaries, comparison)
 
 
-def _cut(local: LocalFiles, plan: Plan, manifest: Manifest, reporter: Reporter, *, force: bool) -> None:
-    """Read the local files for the days that are not done from these very files."""
+def _cut(local: LocalFiles, plan: Plan, manifest: Manifest, reporter: Reporter, *, force: bool) -> tuple[Unit, ...]:
+    """Read the local files for the days that are not done from these very files.
+
+    Returns the units of what the files hold at all; raises UsageError where that is nothing.
+    """
+    groups = dict.fromkeys((u.file.table, u.file.symbol, u.file.interval) for u in plan.units)
+    absent = {group for group in groups if not local.find(*group)}
+    if absent:
+        words = sorted(f"{table}{' ' * bool(interval)}{interval} of {symbol}" for table, symbol, interval in absent)
+        text = f"the local files hold no {', no '.join(words[:5])}" + f" and {len(words) - 5} more" * (len(words) > 5)
+        if len(absent) == len(groups):
+            raise UsageError(text, hint="write symbols as the exchange does in its main API")
+        reporter.warn(text)
+    units = tuple(u for u in plan.units if (u.file.table, u.file.symbol, u.file.interval) not in absent)
     todo = []
-    for unit in plan.units:
+    for unit in units:
         entries = [manifest.get(unit.file.key, product) for product in unit.products]
         if force or any(e is None or e.state != "done" or e.version != local.version for e in entries):
             todo.append(unit)
         else:
             local.known.add(unit.file.key)
-    for table, symbol, interval in dict.fromkeys((u.file.table, u.file.symbol, u.file.interval) for u in todo):
-        if not local.find(table, symbol, interval):
-            reporter.warn(f"the local files hold no {table}{' ' * bool(interval)}{interval} of {symbol}")
     local.prepare(todo, reporter.info)
     if local.ignored:
         reporter.warn(f"{local.ignored} rows were left out: another local file holds more of the same day")
+    return units
 
 
 def _result(plans: dict[str, Plan], summaries: dict[str, Summary], comparison: dict[str, Any]) -> Result:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from msgspec import Struct, field
 
 from cmd_common.archive import ArchiveFile, ArchiveSource, CsvLayout
-from cmd_common.errors import DataError, ProtocolError, StoreBusyError, UsageError
+from cmd_common.errors import DataError, ProtocolError, StoreBusyError, StoreError, UsageError
 
 from ._arrow import pc
 from .download import disk_error
@@ -78,6 +78,7 @@ class LocalFiles:
         self._names = {p: members(p, p.name) for p in paths}
         self._days: dict[str, list[_Day]] = {}  # by unit key
         self._cuts = 0
+        self._stopped = False
         self.members: dict[tuple[str, str, str], list[tuple[Path, str]]] = {}
 
     def find(self, table: str, symbol: str, interval: str) -> list[tuple[Path, str]]:
@@ -129,6 +130,8 @@ class LocalFiles:
         found: dict[str, _Day] = {}
         try:
             for batch in csv.batches():
+                if self._stopped:
+                    raise StoreError("stopped while reading local files", hint="run it again")
                 assert csv.layout is not None
                 for key, part in cut.days(batch, times_of(batch, csv.layout, file)):
                     day = found.setdefault(key, _Day(path, csv.layout))
@@ -173,7 +176,8 @@ class LocalFiles:
                 piece.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove all pieces; calling it again does nothing."""
+        """Remove all pieces, and end a ``prepare`` that runs in another thread; calling it again does nothing."""
+        self._stopped = True
         if self._lock.held:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._lock.release()
