@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import random
+from math import nan
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from parquet_models import DAY, T0, VENUE, candle, key_of, model, random_records, stored, to_batches, trade
 
 from cmd_common import open_reader, open_writer
@@ -231,3 +233,13 @@ def test_closed(location: str) -> None:
     reader.close()
     with pytest.raises(StoreError, match="is closed"):
         reader.tables()
+
+
+def test_values_that_no_exchange_told_are_found_by_sql(location: str) -> None:
+    with ParquetWriter(location) as writer:
+        rows = [candle(n) for n in range(10)]
+        writer.write([replace(r, quote_volume=nan if n % 2 else 5.0, trades=-1) for n, r in enumerate(rows)])
+        writer.roll()
+        with ParquetReader(location) as reader:
+            assert list(reader.sql("SELECT count(*) FROM candles WHERE isnan(quote_volume)").rows()) == [(5,)]
+            assert list(reader.sql("SELECT count(*) FROM candles WHERE quote_volume = 5").rows()) == [(5,)]

@@ -171,7 +171,9 @@ def _replay() -> Iterator[Key]:
     )
     yield Key("replay", "duration", "duration", "length of the simulation", example='"1h"')
     yield Key("replay", "instruments", "text", "file with the exchange's own reference data", "", example='"info.json"')
-    yield Key("replay", "history-trades", "int", "simulated trades of such a day, by fives", 8640, least=5, example="8640")
+    yield Key(
+        "replay", "history-trades", "int", "simulated trades of such a day, by fives", 8640, least=5, example="8640"
+    )
     yield Key("replay", "history-days", "int", "simulated days in the archive before the start", 2, example="2")
 
 

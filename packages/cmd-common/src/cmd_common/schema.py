@@ -85,6 +85,7 @@ _SIDE = _c("side", "string", doc="aggressor side: buy, sell or unknown")
 _HEAD = (_TS_EVENT, _TS_RECV, _VENUE, _SYMBOL)
 _EPOCH = _c("epoch", "int64", "update id", "id of the exchange snapshot that began the unbroken chain of updates")
 _SEQ = _c("seq", "int64", "update id", "the venue's update id, or our count where it has none")
+_UNTOLD = "NaN: the exchange does not tell"
 _BIDS = _c("bids", "levels", doc="price and quantity alternating, highest price first")
 _ASKS = _c("asks", "levels", doc="price and quantity alternating, lowest price first")
 
@@ -154,11 +155,11 @@ SCHEMA: Final[dict[str, Table]] = {
                 _c("high", "float64", "quote asset"),
                 _c("low", "float64", "quote asset"),
                 _c("close", "float64", "quote asset"),
-                _c("volume", "float64", "like quantity"),
-                _c("quote_volume", "float64", "quote asset; base asset on inverse contracts"),
-                _c("trades", "int64", "trades"),
-                _c("taker_buy_volume", "float64", "like quantity"),
-                _c("taker_buy_quote_volume", "float64", "like quote_volume"),
+                _c("volume", "float64", "like quantity", _UNTOLD),
+                _c("quote_volume", "float64", "quote asset; base asset on inverse contracts", _UNTOLD),
+                _c("trades", "int64", "trades", "-1: the exchange does not tell"),
+                _c("taker_buy_volume", "float64", "like quantity", _UNTOLD),
+                _c("taker_buy_quote_volume", "float64", "like quote_volume", _UNTOLD),
                 _FLAGS,
             ),
             ("open_time", "venue", "symbol", "interval", "source"),
@@ -200,7 +201,12 @@ SCHEMA: Final[dict[str, Table]] = {
         Table(
             "aggregated_books",
             (
-                _c("ts_event", "int64", "ns", "newest exchange time among the books in it, UTC; with none in it that of the row before"),
+                _c(
+                    "ts_event",
+                    "int64",
+                    "ns",
+                    "newest exchange time among the books in it, UTC; with none in it that of the row before",
+                ),
                 _TS_RECV,
                 _c("instrument", "string", doc="unified name, such as BTC-USDT"),
                 _c("seq", "int64", "", "0; counts the rows that are not newer than all rows before them"),

@@ -80,7 +80,8 @@ class ParquetFileWriter:
             compression="zstd",
             use_dictionary=cast("Any", words),
             column_encoding=ints,
-            write_statistics=[c.name for c in columns if c.type not in LEVEL_WIDTH],
+            # Statistics leave NaN out, and a reader that trusts them would not find it: none for what may be NaN.
+            write_statistics=[c.name for c in columns if c.type not in LEVEL_WIDTH and "NaN" not in c.doc],
             write_page_checksum=True,
             sorting_columns=sorting,
         )
