@@ -23,10 +23,12 @@ VENUES = [
     Chaos("bybit-linear", trades=False),
     Chaos("bitstamp", sees=False),
 ]
-SEEDS = 12 if os.environ.get("CMD_REQUIRE") == "all" else 4
+# CMD_SIM_VENUE_SEEDS: how many seeds a venue, and CMD_SIM_VENUE_FROM the first of them, for long runs.
+SEEDS = int(os.environ.get("CMD_SIM_VENUE_SEEDS", "12" if os.environ.get("CMD_REQUIRE") == "all" else "4"))
+FIRST = int(os.environ.get("CMD_SIM_VENUE_FROM", "0"))
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
 @pytest.mark.parametrize(
     "chaos", VENUES, ids=lambda c: "-".join([c.venue, *c.options.values(), "" if c.sees else "tcp"])
 )
