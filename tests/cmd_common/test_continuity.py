@@ -106,3 +106,13 @@ def test_ids_that_something_else_tells_of_are_a_hole_at_the_end() -> None:
         tracker.missed(13, 170)
     with pytest.raises(ValueError, match="not above"):
         IdTracker().missed(1, 170)
+
+
+def test_a_hole_ends_no_earlier_than_it_begins() -> None:
+    tracker = IdTracker()
+    tracker.judge(10, 100)
+    opened = tracker.judge(12, 90).opened
+    assert opened is not None
+    assert (opened.ts_from, opened.ts_to) == (90, 100)
+    hole = tracker.missed(15, 80)
+    assert (hole.first, hole.last, hole.ts_from, hole.ts_to) == (13, 15, 80, 90)

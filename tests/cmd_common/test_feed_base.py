@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from typing import Any
 
@@ -682,3 +683,44 @@ def test_a_live_book_is_always_the_exchanges_book(events: list[str]) -> None:
     for before, row in pairwise(rows):
         if isinstance(row, BookDelta):
             assert (row.epoch, row.first_seq) == (before.epoch, before.seq + 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProtocolError("a field that must not be"),
+        InvalidOperation("no number"),
+        ZeroDivisionError(),
+        struct.error("no float"),
+        KeyError("x"),
+        msgspec.ValidationError("x"),
+        RecursionError(),
+        OverflowError(),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_no_error_of_bad_data_leaves_a_feed(error: Exception) -> None:
+    class Broken(SeededFeed):
+        def _on_frame(self, frame: str | bytes, now: int, out: Output) -> None:
+            if "break" in str(frame):
+                raise error
+            super()._on_frame(frame, now, out)
+
+        def _parse_snapshot(self, symbol: str, body: bytes) -> ParsedBook:
+            raise error
+
+    shell = Shell(Broken).connect()
+    shell.raw('"break"')
+    assert shell.feed.counters.malformed == 1
+    (fetch,) = shell.did(FetchSnapshot)
+    assert shell.take(shell.feed.snapshot(fetch.symbol, b"[]", shell.now))[0].state == "malformed"
+    shell.tick(3)
+    assert len(shell.did(FetchSnapshot)) > 1
+
+
+def test_gaps_of_ids_whose_times_fall_have_their_times_in_order() -> None:
+    shell = Shell(types=("trades",)).connect()
+    shell.send(k="t", s="AAA", i=10, ts=5)
+    shell.send(k="t", s="AAA", i=12, ts=3)
+    (gap,) = shell.of(Gap)
+    assert (gap.ts_from, gap.ts_to, gap.first_id, gap.last_id) == (T0 + 3, T0 + 5, 11, 11)

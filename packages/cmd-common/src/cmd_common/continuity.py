@@ -26,8 +26,8 @@ class Hole(Struct):
 
     first: int
     last: int
-    ts_from: int  # event time of the id before
-    ts_to: int  # event time of the id behind
+    ts_from: int  # event times of the ids before and behind, the earlier one first: ids may rise while times fall
+    ts_to: int
     missing: list[tuple[int, int]]  # ranges, both ends inclusive
 
 
@@ -63,7 +63,7 @@ class IdTracker:
             self.last, self.ts = id_, ts
             return Judgement(accept=True)
         if id_ > last:
-            hole = Hole(last + 1, id_ - 1, self.ts, ts, [(last + 1, id_ - 1)])
+            hole = Hole(last + 1, id_ - 1, min(self.ts, ts), max(self.ts, ts), [(last + 1, id_ - 1)])
             self.last, self.ts = id_, ts
             before = self._holes[-1] if self._holes else None
             if before is not None and (before.ts_from, before.ts_to) == (hole.ts_from, hole.ts_to):
@@ -99,7 +99,7 @@ class IdTracker:
         """
         if self.last < 0 or last <= self.last:
             raise ValueError(f"id {last} is not above the last id {self.last}")
-        hole = Hole(self.last + 1, last, self.ts, ts, [(self.last + 1, last)])
+        hole = Hole(self.last + 1, last, min(self.ts, ts), max(self.ts, ts), [(self.last + 1, last)])
         self._holes = [h for h in self._holes if h.last >= last - self.window][1 - self.limit :]
         self._holes.append(hole)
         self.last, self.ts = last, ts

@@ -26,7 +26,7 @@ from .continuity import IdTracker
 from .errors import UnknownNameError, UsageError
 from .exchange import Endpoints
 from .feed import FEED_TYPES, FeedCounters, Output, Subscription
-from .feed_books import CountRule, FeedBooks, ParsedBook, Verify
+from .feed_books import BAD_DATA, CountRule, FeedBooks, ParsedBook, Verify
 from .feed_state import Candles, Stream, SymbolState
 from .instruments import Instrument
 from .records import INEXACT, Candle, Gap, Quote, Side, Trade
@@ -38,7 +38,6 @@ _SECOND: Final = 1_000_000_000
 _LENIENT_AFTER: Final = 100  # messages with unknown keys until they are no longer looked at one by one
 _EXACT: Final = 1e7  # below it, a decimal of at most 8 places has at most 15 digits
 _TABLES: Final = {"trades": "trades", "agg_trades": "agg_trades", "quotes": "quotes", "candles": "candles"}
-_BAD: Final = (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError)  # fmt: skip
 _RESTART_AFTER: Final = 60 * _SECOND  # an older id in so much younger a quote: the exchange began its ids anew
 
 M = TypeVar("M", bound=Struct)
@@ -362,7 +361,7 @@ class FeedBase(FeedBooks):
         else:
             try:
                 self._on_frame(frame, now, out)
-            except _BAD as error:
+            except BAD_DATA as error:
                 # What came before the bad part of the frame is good and stays.
                 self._malformed(frame, " ".join(f"{type(error).__name__}: {error}".split())[:200], now, out)
         self.counters.records += len(out.records)

@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
+from struct import error as StructError
 from struct import pack
 from typing import Final
 
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
 
 from .builder import Applied, Delta, OrderBookBuilder
-from .errors import ProtocolError
+from .errors import DataError
 from .exchange import Endpoints
 from .feed import FetchSnapshot, Output, Resubscribe
 from .feed_control import FeedControl
@@ -36,10 +37,15 @@ from .orderbook import Level, OrderBook
 from .records import SNAPSHOT, BookDelta, BookSnapshot, FeedStatus, Gap, Quote, pack_levels
 from .sequence import BookState, SequenceRule, Verdict
 
-__all__ = ["CountRule", "FeedBooks", "ParsedBook", "Verify"]
+__all__ = ["BAD_DATA", "CountRule", "FeedBooks", "ParsedBook", "Verify"]
 
 Verify = Callable[[OrderBook], str]
 """Looks at a book after a delta: empty when it is right, else why not, such as ``checksum``."""
+
+BAD_DATA: Final = (
+    MsgspecError, DataError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, StructError,
+)  # fmt: skip
+"""What decoding may raise for data that is not as it should be; none of these ends a connection."""
 
 _SECOND: Final = 1_000_000_000
 _APPLIED: Final = Applied.APPLIED
@@ -110,7 +116,7 @@ class FeedBooks(FeedControl):
         raise NotImplementedError
 
     def _parse_snapshot(self, symbol: str, body: bytes) -> ParsedBook:
-        """Parse a REST snapshot; raises ProtocolError."""
+        """Parse a REST snapshot; raises ProtocolError, as which every error of ``BAD_DATA`` counts."""
         raise NotImplementedError
 
     def _make_builder(self, symbol: str, instrument: Instrument) -> OrderBookBuilder:
@@ -457,11 +463,11 @@ class FeedBooks(FeedControl):
         refresh = builder.state is _LIVE
         try:
             parsed = self._parse_snapshot(symbol, body)
-        except ProtocolError as error:
+        except BAD_DATA as error:
             self.counters.malformed += 1
             builder.snapshot_failed()
             self._retry_snapshot(st, now)
-            self._status(out, now, "malformed", str(error), symbol, "book")
+            self._status(out, now, "malformed", " ".join(f"{type(error).__name__}: {error}".split()), symbol, "book")
             return self._counted(out)
         bids = sorted(parsed.bids, key=_PRICE, reverse=True)
         asks = sorted(parsed.asks, key=_PRICE)

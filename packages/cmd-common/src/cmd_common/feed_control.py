@@ -3,7 +3,7 @@
 Theory of operation. Every stream is asked for, confirmed, and heard on its own. A subscription that is
 not answered is sent again, with whatever else waits; after three times a stream is left out and named,
 so that one bad symbol does not take the others with it, unless nothing at all was confirmed: then the
-connection is opened anew. A refusal that may pass (a limit) is tried again after 1, 2 and 4 s; a frame that is
+connection is opened anew. A refusal that may pass (a limit) is tried again after 2 and 4 s; a frame that is
 refused as a whole is halved until the bad name stands alone. A
 stream that was confirmed and stays silent is reported and becomes a ``suspect`` gap.
 """
