@@ -181,6 +181,15 @@ def test_fills_of_two_sources_that_interleave_are_all_kept() -> None:
     assert feed.receive(trade_frame(w.trade_row(SPOT, 104)), NOW).records[0].trade_id == "104"  # type: ignore[union-attr]
 
 
+def test_a_message_that_begins_within_the_one_before_leaves_no_hole_behind() -> None:
+    feed = feed_of("trades")
+    feed.receive(trade_frame(w.trade_row(SPOT, 100)), NOW)
+    feed.receive(trade_frame(w.trade_row(SPOT, 103, count="3")), NOW)  # two of 101 to 103 and one of another source
+    feed.receive(trade_frame(w.trade_row(SPOT, 105, count="3", source="1")), NOW)
+    out = feed.receive(trade_frame(w.trade_row(SPOT, 106)), NOW)
+    assert [type(r) for r in out.records] == [Trade]
+
+
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=20), st.data())
 def test_a_lost_message_of_merged_fills_is_a_gap_with_exactly_its_ids(counts: list[int], data: st.DataObject) -> None:
     feed = feed_of("trades")

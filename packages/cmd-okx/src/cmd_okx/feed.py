@@ -366,6 +366,8 @@ class OkxFeed(FeedBase):
                 # Fills of one order are merged by price and source, so the ids of two messages may interleave: a
                 # message whose own id is new is no repeat although another one spans it.
                 self._hear(s, ts, now, out)
+                if id_ > ids.last:  # it goes on from the middle of the one before
+                    ids.last, ids.ts = id_, ts
                 out.records.append(Trade(ts, now, self.venue, s.symbol, str(id_), id_, d.px, d.sz, d.side, flags))
                 continue
             self._trade(s, id_, str(id_), d.px, d.sz, d.side, ts, now, out, flags, covers=d.count)
