@@ -287,6 +287,22 @@ def test_candles_become_final_when_they_are_over() -> None:
     assert gaps(client.receive(w.candles(w.candle(BTC, DAY + 600)))) != []  # one is missing, or had no trade
 
 
+def test_a_candle_whose_end_may_be_lost_is_not_made_final() -> None:
+    client = Client("candles", symbols=(BTC,)).connect()
+    client.receive(w.candles(w.candle(BTC, DAY - 300, "101.7")))
+    client.lose()
+    after = client.receive(w.candles(w.candle(BTC, DAY, "101.8")))
+    assert candles_of(after) == [(0, "provisional", 101.8)]
+    (gap,) = (g for g in gaps(after) if g.record_type == "candles")
+    assert (gap.severity, gap.ts_from, gap.ts_to) == ("suspect", (DAY - 300) * SECOND, DAY * SECOND)
+    client.lose()
+    client.receive(w.candles(w.candle(BTC, DAY, "101.9")))  # the whole interval so far: nothing of it is lost
+    assert candles_of(client.receive(w.candles(w.candle(BTC, DAY + 300)))) == [
+        (0, "final", 101.9),
+        (300, "provisional", 101.5),
+    ]
+
+
 # Aliases
 
 

@@ -137,6 +137,19 @@ def test_a_later_message_of_one_id_is_no_snapshot() -> None:
     assert client.feed.books[A].book.best_bid == (99.0, 7.0)
 
 
+def test_a_late_message_of_one_id_is_no_snapshot_of_the_next_subscription() -> None:
+    client = Client("book")
+    client.answers = False
+    client.give(update(1000, 1010, 1))
+    client.give(update(1020, 1030, 3))
+    assert client.resubscribed == 1
+    client.give(update(1031, 1031, 4))  # still of the subscription that is being left
+    assert client.state is BookState.STALE
+    client.give(w.snapshot(A, 5))
+    assert client.state is BookState.LIVE
+    assert [s.epoch for s in client.of(BookSnapshot)] == [1000, 1050]
+
+
 def test_a_book_that_breaks_again_and_again_is_asked_for_ever_more_slowly() -> None:
     client = Client("book")
     for n in range(1, 40):
@@ -391,6 +404,31 @@ def test_candles_that_a_disconnect_has_cost_come_with_the_next_subscription() ->
         (3, "provisional", 1.0),
     ]
     assert client.of(Gap) == []
+
+
+def test_a_candle_whose_end_may_be_lost_waits_for_the_next_subscription() -> None:
+    client = Client("candles")
+    client.give(candles((0, 101.0, 3.0)))
+    client.take(client.feed.disconnected(client.now, "test"))
+    client.now += 2 * MINUTE
+    client.take(client.feed.connected(client.now))
+    client.tick(1)
+    assert seen(client) == [(0, "provisional", 3.0)]
+    client.give(candles((2, 101.0, 7.0), (1, 100.0, 6.0), (0, 100.0, 5.0), (-1, 100.0, 4.0)))
+    assert seen(client)[1:3] == [(0, "provisional", 5.0), (0, "final", 5.0)]
+    assert client.of(Gap) == []
+
+
+def test_a_candle_whose_end_was_lost_is_not_made_final() -> None:
+    client = Client("candles")
+    client.give(candles((0, 101.0, 3.0)))
+    client.take(client.feed.disconnected(client.now, "test"))
+    client.now += 5 * MINUTE
+    client.take(client.feed.connected(client.now))
+    client.give(candles((5, 101.0, 7.0), (4, 100.0, 6.0)))
+    assert (0, "final", 3.0) not in seen(client)
+    (gap,) = client.of(Gap)
+    assert (gap.severity, gap.ts_from, gap.ts_to) == ("suspect", NOW, NOW + 4 * MINUTE)
 
 
 def test_a_missing_candle_is_a_suspect_gap() -> None:

@@ -240,7 +240,7 @@ class AdvancedFeed(CoinbaseFeed):
         """Candles of five minutes, newest first in a snapshot.
 
         None says that it is final. One that the exchange sends at or after its end is; one that was still
-        open is final, as it was last sent, when the next one begins.
+        open is final, as it was last sent, when the next one begins and no message was lost meanwhile.
         """
         ts, flags = self._time_of(m.timestamp, now)
         for event in m.events:
@@ -254,7 +254,9 @@ class AdvancedFeed(CoinbaseFeed):
                         self.counters.skipped += 1
                         continue
                     before = self._open_candles.get(st.symbol)
-                    if before is not None and before.open_time < open_time and before.state != "final":
+                    # After a loss nobody knows how it ended: it stays provisional, and a gap tells of it.
+                    known = before is not None and before.state != "final" and stream.lost is None
+                    if before is not None and known and before.open_time < open_time:
                         final = msgspec.structs.replace(before, state="final", ts_event=ts, ts_recv=now)
                         self._candle(stream, final, now, out)
                     state: CandleState = "final" if ts >= close_time else "provisional"

@@ -3,7 +3,7 @@
 Rules: docs/exchanges/gemini.md#v2-feed. Names are upper case, nothing is confirmed, errors are not documented. Books
 have neither ids nor times: they are guarded by crossed prices and seeded anew from time to time, and their
 times are those of receipt (flag 1). Candles have no mark that says when they are over: one is final when a
-later one is there, or half a minute after its end.
+later one is there, or half a minute after its end, unless messages were lost meanwhile.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class V2Feed(FeedBase):
 
     def _on_tick(self, now: int, out: Output) -> None:
         for key, candle in list(self._open.items()):
-            if now >= candle.close_time + _LATE:
+            st = self._symbols.get(key[0])
+            known = st.candles.get(key[1]) if st is not None else None
+            if now >= candle.close_time + _LATE and (known is None or known.stream.lost is None):
                 self._final(key, out)
         if not self._reseed_every:
             return
@@ -260,7 +262,8 @@ class V2Feed(FeedBase):
         candle = self._open.pop(key)
         st = self._symbols.get(key[0])
         known = st.candles.get(key[1]) if st is not None else None
-        if known is not None:
+        # After a loss nobody knows how it ended: it stays provisional, and a gap tells of it.
+        if known is not None and known.stream.lost is None:
             self._candle(known.stream, replace(candle, state="final"), candle.ts_recv, out)
 
 

@@ -56,6 +56,7 @@ class CurrentFeed(FeedBase):
         self._next_id = count(1)
         self._asked: dict[int, tuple[str, tuple[str, ...]]] = {}  # request id to method and names
         self._pinged = 0
+        self._newest: dict[str, int] = {}  # last update id of each symbol's book on this connection
         super().__init__(*args, **keywords)
 
     # Streams
@@ -90,6 +91,7 @@ class CurrentFeed(FeedBase):
 
     def _on_connected(self, now: int, out: Output) -> None:
         self._asked.clear()
+        self._newest.clear()
         self._pinged = now
 
     def _on_tick(self, now: int, out: Output) -> None:
@@ -145,7 +147,11 @@ class CurrentFeed(FeedBase):
             return
         builder = st.builder
         waits = builder is not None and st.awaiting and builder.state is not BookState.LIVE
-        if waits and is_snapshot(m.U, m.u):
+        # What joins the last update is one more of the subscription that is being left, not a snapshot: ids of a
+        # symbol jump, so that a snapshot right behind an update is next to impossible.
+        joins = self._newest.get(st.symbol) == m.U - 1
+        self._newest[st.symbol] = m.u
+        if waits and is_snapshot(m.U, m.u) and not joins:
             self._stream_book(st, m.u, m.b, m.a, m.E, now, out)
         else:
             self._delta(st, m.U, m.u, None, m.b, m.a, m.E, now, out)
