@@ -376,13 +376,13 @@ def test_fields_of_trades(more: dict[str, Any], expected: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(
     "more",
-    [{"p": "0"}, {"p": "-1"}, {"p": "nan"}, {"p": "inf"}, {"v": "x"}, {"i": ""}, {"s": "ETHBTC"}, {"T": -1}, {"T": None}, {"p": 5}],
+    [{"p": "0"}, {"p": "-1"}, {"p": "nan"}, {"p": "inf"}, {"v": "x"}, {"i": ""}, {"s": "ETHBTC"}, {"T": -1}, {"T": 0}, {"T": None}, {"p": 5}],
 )  # fmt: skip
 def test_wrong_trades_are_malformed_and_those_before_them_stay(more: dict[str, Any]) -> None:
     made = harness("trades")
     good = trade_row(BTC, "10", "Buy", "100", "1", MS)
     records = data(made.receive(trades(BTC, good, good | {"i": "11"} | more)))
-    typed = {"T", "p"} & more.keys() and (more.get("T", 0) in (-1, None) or more.get("p") == 5)
+    typed = {"T", "p"} & more.keys() and (more.get("T", 1) in (-1, 0, None) or more.get("p") == 5)
     assert [r.trade_id for r in records if isinstance(r, Trade)] == ([] if typed else ["10"])
     assert made.counters("malformed") == 1
     made.close()

@@ -178,6 +178,7 @@ def test_empty_sides_are_a_book() -> None:
         {"U": -1},
         {"u": 1 << 63},
         {"E": -5},
+        {"E": 0},
         {"E": "x"},
         {"a": None},
     ],

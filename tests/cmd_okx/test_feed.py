@@ -218,7 +218,7 @@ def test_long_numbers_are_marked_and_exponents_read() -> None:
     assert big.flags == 0
 
 
-@pytest.mark.parametrize("field", [{"px": "0"}, {"px": "-1"}, {"px": "NaN"}, {"sz": "1e999"}, {"side": "none"}, {"ts": "soon"}, {"tradeId": "x"}, {"count": "0"}])  # fmt: skip
+@pytest.mark.parametrize("field", [{"px": "0"}, {"px": "-1"}, {"px": "NaN"}, {"sz": "1e999"}, {"side": "none"}, {"ts": "soon"}, {"ts": "0"}, {"tradeId": "x"}, {"count": "0"}])  # fmt: skip
 def test_values_that_cannot_be_make_a_frame_malformed(field: dict[str, str]) -> None:
     feed = feed_of("trades")
     feed.receive(trade_frame(w.trade_row(SPOT, 1)), NOW)

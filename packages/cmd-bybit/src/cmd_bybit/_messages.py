@@ -16,7 +16,7 @@ __all__ = ["BookData", "BookFrame", "CandleFrame", "CandleRow", "Reply", "TradeF
 Price = Annotated[float, Meta(gt=0, lt=1e18)]
 Quantity = Annotated[float, Meta(ge=0, lt=1e24)]
 Id = Annotated[int, Meta(ge=0, lt=1 << 62)]
-Time = Annotated[int, Meta(ge=0, lt=9_200_000_000_000)]  # ms; still fits as ns
+Time = Annotated[int, Meta(gt=0, lt=9_200_000_000_000)]  # ms; still fits as ns
 Levels = list[tuple[Price, Quantity]]
 
 
@@ -37,7 +37,7 @@ class BookFrame(Struct, forbid_unknown_fields=True, gc=False):
     type: str
     ts: Time
     data: BookData
-    cts: Time = 0
+    cts: Annotated[int, Meta(ge=0, lt=9_200_000_000_000)] = 0
 
 
 class TradeRow(Struct, forbid_unknown_fields=True, gc=False):

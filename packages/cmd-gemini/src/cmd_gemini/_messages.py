@@ -33,8 +33,8 @@ __all__ = [
 Price = Annotated[float, Meta(gt=0, lt=1e18)]
 Quantity = Annotated[float, Meta(ge=0, lt=1e24)]
 Id = Annotated[int, Meta(ge=0, lt=1 << 62)]
-Ns = Annotated[int, Meta(ge=0, lt=9_200_000_000_000_000_000)]
-Ms = Annotated[int, Meta(ge=0, lt=9_200_000_000_000)]
+Ns = Annotated[int, Meta(gt=0, lt=9_200_000_000_000_000_000)]
+Ms = Annotated[int, Meta(gt=0, lt=9_200_000_000_000)]
 Level = tuple[Price, Quantity]
 Levels = list[tuple[Price, Quantity]]
 _DECIMAL = r"[0-9]{1,14}(\.[0-9]{1,24})?([eE](-[0-9]{1,2}|\+?[0-9]))?$"  # below 10^24

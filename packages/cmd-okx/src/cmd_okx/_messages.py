@@ -31,7 +31,7 @@ Price = Annotated[float, Meta(gt=0, lt=1e18)]
 Quantity = Annotated[float, Meta(ge=0, lt=1e24)]
 Id = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Previous = Annotated[int, Meta(ge=-1, lt=1 << 62)]
-Time = Annotated[int, Meta(ge=0, lt=9_200_000_000_000)]  # ms; still fits as ns
+Time = Annotated[int, Meta(gt=0, lt=9_200_000_000_000)]  # ms; still fits as ns
 Text = Annotated[str, Meta(max_length=80)]
 Number = Annotated[str, Meta(pattern=r"^([0-9]{1,24}(\.[0-9]{0,24})?([eE][+-]?[0-9]{1,3})?)?$")]  # empty: none
 
