@@ -30,7 +30,6 @@ __all__ = ["INTERVALS", "PAGE", "CandleRow", "ExampexHistory", "TradeRow", "chec
 INTERVALS: Final = ("1m", "1h", "1d")
 PAGE: Final = 500
 _MS: Final = 1_000_000
-_SECOND: Final = 1_000_000_000
 
 _Price = Annotated[float, Meta(gt=0, lt=1e18)]
 _Amount = Annotated[float, Meta(ge=0, lt=1e30)]
@@ -165,8 +164,7 @@ def check(response: HttpResponse, url: str) -> VenueError | None:
         said = ""
     words = f"{VENUE}: {urlsplit(url).path}: HTTP {status}{': ' if said else ''}{said}"
     if status in (418, 429):
-        after = response.header("retry-after")
-        wait = int(after) * _SECOND if after.isascii() and after.isdigit() else 0
+        wait = response.retry_after
         return RateLimitError(words, status=status, retry_after=wait, hint="waits before the next request")
     if status in (403, 451):
         return BlockedError(words, status=status, hint="connect from elsewhere with --proxy URL")

@@ -118,12 +118,10 @@ class Downloader:
                     hint="use a network, proxy or endpoint that the exchange serves",
                 )
             if response.status in (418, 429):
-                text = response.header("retry-after")
-                seconds = min(int(text), 600) if text.isascii() and text.isdigit() else 0
                 raise RateLimitError(
                     f"{where} asks for a pause (HTTP {response.status})",
                     status=response.status,
-                    retry_after=seconds * SECOND,
+                    retry_after=min(response.retry_after, 600 * SECOND),
                 )
             raise VenueError(f"{where} answered HTTP {response.status}", status=response.status)
 

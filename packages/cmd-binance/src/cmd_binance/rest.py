@@ -350,8 +350,7 @@ def check(market: Market, response: HttpResponse, url: str) -> VenueError | None
     except (msgspec.MsgspecError, ValueError, RecursionError):
         said = ""
     if status in (418, 429):
-        text = response.header("retry-after")
-        seconds = int(text) if text.isascii() and text.isdigit() else 0
+        seconds = response.retry_after // _SECOND
         wait = f"waits {seconds} s before the next request" if seconds else "waits before the next request"
         what = "banned this address for a while" if status == 418 else "is asked too often"
         return RateLimitError(

@@ -235,12 +235,10 @@ def check(response: HttpResponse, url: str) -> VenueError | None:
     words = _words(response.body)
     said = f" ({words})" if words else ""
     if status in (418, 429):
-        text = response.header("retry-after")
-        seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
         return RateLimitError(
             f"{where}: the exchange is asked too often, HTTP {status}{said}",
             status=status,
-            retry_after=seconds * _SECOND,
+            retry_after=response.retry_after,
             hint="it allows 400 requests a second and 10,000 in ten minutes",
         )
     if status in (403, 451):

@@ -241,11 +241,10 @@ _SERVER_CODES: Final = frozenset((10000, 10016, 10019))  # time-out, maintenance
 
 def _wait(response: HttpResponse, error: _Error) -> int:
     """Return how long to wait, ns: the header names the end of the limit on the exchange's clock."""
-    after = response.header("retry-after")
-    if after.isascii() and after.isdigit():
-        return int(after) * _SECOND
+    if response.retry_after:
+        return response.retry_after
     reset = response.header("x-bapi-limit-reset-timestamp")
-    if error.time > 0 and reset.isascii() and reset.isdigit():
+    if error.time > 0 and reset.isascii() and reset.isdigit() and len(reset) <= 15:
         return min(max(int(reset) - error.time, 0) * _MS, _LONGEST_WAIT)
     return 0
 

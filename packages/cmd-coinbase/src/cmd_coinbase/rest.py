@@ -343,8 +343,7 @@ def check(market: Market, response: HttpResponse, url: str) -> VenueError | None
     except (msgspec.MsgspecError, ValueError, RecursionError):
         said = ""
     if status in (418, 429):
-        text = response.header("retry-after")
-        seconds = int(text) if text.isascii() and text.isdigit() else 1
+        seconds = response.retry_after // _SECOND or 1
         return RateLimitError(
             f"{where}: the exchange is asked too often, HTTP {status}{said}",
             status=status,

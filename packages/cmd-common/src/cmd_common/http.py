@@ -29,3 +29,9 @@ class HttpResponse(Struct, frozen=True):
     def header(self, name: str, default: str = "") -> str:
         """Return a header, whatever the case of ``name``."""
         return self.headers.get(name.lower(), default)
+
+    @property
+    def retry_after(self) -> int:
+        """The pause that ``Retry-After`` asks for, ns; 0 without one, and for what is no number of at most 115 days."""
+        text = self.header("retry-after").strip()
+        return int(text) * 1_000_000_000 if text.isascii() and text.isdigit() and len(text) <= 7 else 0

@@ -37,7 +37,6 @@ __all__ = [
 
 MAX_TRADES: Final = 500
 """Most trades that one page can have."""
-_SECOND: Final = 1_000_000_000
 _MS: Final = 1_000_000
 
 
@@ -230,12 +229,10 @@ def check(response: HttpResponse, url: str) -> VenueError | None:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
     if status in (418, 429):
-        text = response.header("retry-after")
-        seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
         return RateLimitError(
             f"{where}: the exchange is asked too often, HTTP {status}{said}",
             status=status,
-            retry_after=seconds * _SECOND,
+            retry_after=response.retry_after,
             hint="it allows 120 requests a minute and advises one a second",
         )
     if status in (403, 451):

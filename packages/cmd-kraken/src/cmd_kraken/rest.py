@@ -288,8 +288,7 @@ def check(response: HttpResponse, url: str) -> VenueError | None:
     where = f"{VENUE}: {urlsplit(url).path}"
     code = f"HTTP {status}" + (f" ({said})" if said else "")
     if status in (418, 429) or said.startswith(_LIMITED):
-        text = response.header("retry-after")
-        pause = int(text) * _SECOND if text.isascii() and text.isdigit() and len(text) < 9 else 0
+        pause = response.retry_after
         if not pause and said:
             pause = _LOCKOUT if "lockout" in said else _PAUSE
         wait = f"waits {pause // _SECOND} s before the next request" if pause else "waits before the next request"

@@ -260,8 +260,7 @@ def check(response: HttpResponse, url: str) -> VenueError | None:
     if status == 200 and code in ("", "0"):
         return None
     if status in (418, 429) or code in _RATE_LIMITED:
-        text = response.header("retry-after")
-        seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0
+        seconds = response.retry_after // _SECOND
         wait = f"waits {seconds} s before the next request" if seconds else "waits before the next request"
         return RateLimitError(
             f"{where}: the exchange is asked too often, HTTP {status}{said}",

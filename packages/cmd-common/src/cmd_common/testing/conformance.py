@@ -494,6 +494,10 @@ class Conformance:
             limited = check(HttpResponse(status, b"", {"retry-after": "7"}), url)
             assert isinstance(limited, RateLimitError)
             assert limited.retry_after == 7 * _SECOND
+            for text in ("9" * 5000, "soon", "-1", "\u0663", ""):
+                limited = check(HttpResponse(status, b"", {"retry-after": text}), url)
+                assert isinstance(limited, RateLimitError)
+                assert 0 <= limited.retry_after <= 3600 * _SECOND
         for status in (403, 451):
             assert isinstance(check(HttpResponse(status, b"<html>"), url), BlockedError)
         for status in (400, 404, 500, 503):
