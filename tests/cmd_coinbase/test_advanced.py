@@ -266,6 +266,41 @@ def test_a_side_that_is_not_known_is_unknown() -> None:
     assert trade.side == "unknown"
 
 
+@pytest.mark.parametrize("price", ["0", "0.00", "0E5"])
+def test_a_trade_without_a_price_is_malformed(price: str) -> None:
+    client = Client("trades", symbols=(BTC,)).connect()
+    good = w.trades(BTC, 1)
+    text = json.loads(good)["events"][0]["trades"][0]["price"]
+    records = client.receive(good.replace(f'"{text}"', f'"{price}"'))
+    assert not any(isinstance(r, Trade) for r in records)
+    assert client.feed.counters.malformed == 1
+
+
+@pytest.mark.parametrize("bad", ["5", "null", "[]", "{}"])
+def test_a_bad_row_of_a_numbered_frame_costs_only_what_it_was_about(bad: str) -> None:
+    client = Client("trades", "quotes", "book").connect()
+    client.receive(w.trades(BTC, 1), w.trades(ETH, 1), w.l2(BTC, 1), w.l2(ETH, 1))
+    client.receive(w.trades(BTC, 2).replace('"SELL"', '"NEITHER"').replace('"BUY"', '"NEITHER"'))
+    client.receive(w.l2(BTC, 2), w.trades(BTC, 3))
+    assert (client.state(BTC), client.state(ETH)) == (BookState.LIVE, BookState.LIVE)
+    (gap,) = gaps(client.records)
+    assert (gap.symbol, gap.record_type, gap.detail) == (BTC, "trades", "malformed")
+    client.seed = False
+    client.receive(w.l2(BTC, 3).replace('"bid"', '"left"').replace('"offer"', '"right"'))
+    assert (client.state(BTC), client.state(ETH)) == (BookState.STALE, BookState.LIVE)
+    assert client.feed.counters.malformed == 2
+    client.receive(w.l2(BTC, 4).replace(f'"{BTC}"', bad))  # nobody knows whose it was
+    assert client.state(ETH) is BookState.STALE
+
+
+def test_a_number_that_jumps_still_costs_everything() -> None:
+    client = Client("book").connect()
+    client.seed = False
+    client.lose()
+    client.receive(w.l2(ETH, 2))
+    assert client.state(ETH) is BookState.STALE
+
+
 # Candles
 
 

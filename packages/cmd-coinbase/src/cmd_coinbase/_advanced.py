@@ -145,9 +145,29 @@ class AdvancedFeed(CoinbaseFeed):
         if decoder is None:
             self._on_other(frame, now, out)
             return
-        message = self._decode(decoder, channel, frame, now, out)
+        try:
+            message = self._decode(decoder, channel, frame, now, out)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            # Its number is good although something in it is not: the frames around it are whole.
+            head = msgspec.json.decode(frame, type=wire.Head)  # raises for what has none: then the next number jumps
+            if self._count(head.sequence_num, now, out):
+                self._on_damage(channel, frame, error, now, out)
+            return
         if self._count(message.sequence_num, now, out):
             self._handlers[channel](message, now, out)
+
+    def _on_damage(self, channel: str, frame: str | bytes, error: Exception, now: int, out: Output) -> None:
+        """A numbered frame has something that cannot be: it is lost for the products that it names."""
+        kind = _STREAM_OF.get(channel.removesuffix("_batch"), "")
+        named = _products(msgspec.json.decode(frame)) if kind else set()
+        named |= {alias for product, alias in self._aliases.items() if product in named}
+        hit = [s for s in self._streams.values() if s.name.startswith(f"{kind}:") and (not named or s.symbol in named)]
+        if not hit or not self._damaged(frame, hit[0], bool(kind), error, now, out):
+            self._damaged(frame, None, False, error, now, out)
+        for stream in hit:
+            stream.lose("malformed")
+            if stream is (st := self._symbols[stream.symbol]).depth:
+                self._lose_book(st, "malformed", now, out)
 
     def _on_other(self, frame: str | bytes, now: int, out: Output) -> None:
         """Errors, which have no number, and what this version does not know."""
@@ -311,3 +331,17 @@ class AdvancedFeed(CoinbaseFeed):
 
 def _best_first(side: dict[float, float], descending: bool) -> list[Level]:
     return sorted(((p, q) for p, q in side.items() if q), reverse=descending)
+
+
+def _products(frame: Any) -> set[str]:
+    """Return the products that a decoded frame is about; none where one of them cannot be told."""
+    events = frame.get("events")
+    rows: list[Any] = []
+    for event in events if isinstance(events, list) else ():
+        if not isinstance(event, dict) or "product_id" in event:
+            rows.append(event)
+        else:
+            rows += [row for value in event.values() if isinstance(value, list) for row in value]
+    found = [row.get("product_id") if isinstance(row, dict) else None for row in rows]
+    names = {name for name in found if isinstance(name, str)}
+    return names if all(isinstance(name, str) for name in found) else set()

@@ -21,6 +21,7 @@ __all__ = [
     "L2Frame",
     "L2Update",
     "Match",
+    "PriceText",
     "Product",
     "Snapshot",
     "StatusFrame",
@@ -36,7 +37,9 @@ __all__ = [
 Price = Annotated[float, Meta(gt=0, lt=1e18)]
 Quantity = Annotated[float, Meta(ge=0, lt=1e24)]
 Id = Annotated[int, Meta(ge=0, lt=1 << 62)]
-Text = Annotated[str, Meta(pattern=r"^[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,2})?$")]  # a decimal, kept as text
+_DECIMAL = r"[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,2})?$"
+Text = Annotated[str, Meta(pattern="^" + _DECIMAL)]  # a decimal, kept as text
+PriceText = Annotated[str, Meta(pattern="^(?=[0-9.]*[1-9])" + _DECIMAL)]  # that of a trade or candle is never 0
 
 
 class Match(Struct, forbid_unknown_fields=True, gc=False):
@@ -45,7 +48,7 @@ class Match(Struct, forbid_unknown_fields=True, gc=False):
     trade_id: Id
     side: Literal["buy", "sell"]
     size: Text
-    price: Text
+    price: PriceText
     product_id: str
     time: str
     type: str = ""
@@ -183,7 +186,7 @@ class AdvancedTrade(Struct, forbid_unknown_fields=True, gc=False):
 
     trade_id: str
     product_id: str
-    price: Text
+    price: PriceText
     size: Text
     side: Literal["BUY", "SELL", "UNKNOWN_ORDER_SIDE"]
     time: str
@@ -245,10 +248,10 @@ class AdvancedCandle(Struct, forbid_unknown_fields=True, gc=False):
     """A five-minute candle so far; ``start`` in seconds."""
 
     start: Annotated[int, Meta(ge=0, lt=9_200_000_000)]
-    high: Text
-    low: Text
-    open: Text
-    close: Text
+    high: PriceText
+    low: PriceText
+    open: PriceText
+    close: PriceText
     volume: Text
     product_id: str
 

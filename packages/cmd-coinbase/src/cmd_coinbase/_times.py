@@ -18,6 +18,7 @@ _ISO: Final = re.compile(
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE: Final = timedelta(minutes=1)
 _SECOND: Final = 1_000_000_000
+_END: Final = 2**63  # ns; records have 64 bits
 
 
 @lru_cache(maxsize=4096)
@@ -44,6 +45,8 @@ def parse_iso(text: str) -> int:
         sign = -1 if match[9][0] == "-" else 1
         minutes -= sign * (int(match[9][1:]) * 60 + int(match[10]))
     ns = (minutes * 60 + seconds) * _SECOND + int((match[7] or "0").ljust(9, "0"))
+    if ns >= _END:
+        raise ValueError(f"time {text[:40]!r} does not fit into 64 bits of ns")
     return max(ns, NEVER)
 
 

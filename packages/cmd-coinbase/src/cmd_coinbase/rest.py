@@ -21,7 +21,7 @@ from cmd_common.feed_base import ParsedBook, inexact_flag
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.records import REST, Candle, Side, Trade
 
-from ._messages import Id, Price, Quantity, Text
+from ._messages import Id, Price, PriceText, Quantity, Text
 from ._times import iso_text, parse_iso
 from .instruments import Market
 
@@ -146,13 +146,13 @@ class _Trade(Struct):
     trade_id: Id
     side: Literal["buy", "sell"]
     size: Text
-    price: Text
+    price: PriceText
     time: str
 
 
 class _AdvancedTrade(Struct):
     trade_id: Id
-    price: Text
+    price: PriceText
     size: Text
     time: str
     side: str = ""
