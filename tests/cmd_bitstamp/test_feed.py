@@ -93,13 +93,25 @@ def test_a_snapshot_older_than_the_first_change_is_asked_for_again() -> None:
     assert client.feed.books[A].state is BookState.LIVE
 
 
-def test_a_late_change_is_dropped_and_counted() -> None:
+def test_a_repeated_change_is_dropped_and_counted() -> None:
     client = live()
     before = client.feed.books[A].book.bids()
-    client.give(w.depth(A, 2))
+    client.give(w.depth(A, 3))
     client.give(w.depth(A, 3))
     assert client.feed.counters.duplicates == 2
     assert client.feed.books[A].book.bids() == before
+
+
+def test_a_change_out_of_order_loses_the_book() -> None:
+    client = live()
+    client.give(w.depth(A, 2))
+    assert client.feed.books[A].state is BookState.STALE
+    assert client.requests == [A]
+    client.seed(5)
+    client.give(w.depth(A, 6))
+    assert client.feed.books[A].state is BookState.LIVE
+    gaps = client.of(Gap)
+    assert [(g.record_type, g.reason) for g in gaps] == [("book_deltas", "sequence"), ("quotes", "sequence")]
 
 
 def test_a_crossed_book_is_seeded_anew() -> None:

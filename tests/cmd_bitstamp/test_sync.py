@@ -26,7 +26,7 @@ RULE = TimeRule()
 )
 def test_verdicts(book: int, time: int, verdict: Verdict) -> None:
     assert RULE.first(book, time, time, None) is verdict
-    assert RULE.next(book, time, time, None) is verdict
+    assert RULE.next(book, time, time, None) is (Verdict.GAP if time < book else verdict)
     assert RULE.too_old(book, time, time, None) is (time > book)
 
 

@@ -332,6 +332,20 @@ def test_a_crossed_book_is_lost_and_asked_for_anew() -> None:
     assert unsubscribe["product_ids"] == subscribe["product_ids"] == [BTC]
 
 
+def test_an_update_out_of_order_loses_its_book() -> None:
+    """Its levels may have changed since; one of the same time, or without a time, says nothing."""
+    client = Client("book", symbols=(BTC, ETH)).connect()
+    client.receive(
+        w.l2update(BTC, 2), w.l2update(BTC, 3), w.l2update(BTC, 3), w.l2update(BTC, 4, ""), w.l2update(ETH, 1)
+    )
+    assert client.state(BTC) is BookState.LIVE
+    records = client.receive(w.l2update(BTC, 2))
+    assert states(records, "STALE", "LIVE") == [("STALE", BTC, "order"), ("LIVE", BTC, "snapshot")]
+    assert [(g.symbol, g.record_type, g.reason) for g in gaps(client.records)] == [(BTC, "book_deltas", "order")]
+    client.receive(w.l2update(BTC, 1))  # the first behind a snapshot is compared with none
+    assert client.state(BTC) is BookState.LIVE
+
+
 def test_a_book_that_the_ticker_contradicts_is_lost_and_asked_for_anew() -> None:
     client = Client("book", symbols=(BTC, ETH)).connect()
     for n in range(1, 12):

@@ -14,11 +14,11 @@ from cmd_common.sequence import Verdict
 
 __all__ = ["OrderChain", "TimeRule"]
 
-_APPLY, _DROP = Verdict.APPLY, Verdict.DROP
+_APPLY, _DROP, _GAP = Verdict.APPLY, Verdict.DROP, Verdict.GAP
 
 
 class TimeRule:
-    """Order by the exchange's clock; nothing can be said about holes."""
+    """Order by the exchange's clock: a change out of order shows, a missing one does not."""
 
     name = "bitstamp-time"
     __slots__ = ()
@@ -28,8 +28,13 @@ class TimeRule:
         return _DROP if last <= snapshot_id else _APPLY
 
     def next(self, book_id: int, first: int, last: int, prev: int | None) -> Verdict:
-        """Judge a change against the book: its own time again is a repeat, an earlier one is late."""
-        return _DROP if last <= book_id else _APPLY
+        """Judge a change against the book: its own time again is a repeat, an earlier one came too late.
+
+        A late change was not applied, and later ones of the same levels were: nobody can say what its levels hold now.
+        """
+        if last < book_id:
+            return _GAP
+        return _DROP if last == book_id else _APPLY
 
     def too_old(self, snapshot_id: int, first: int, last: int, prev: int | None) -> bool:
         """Whether a snapshot lacks the time before ``first``, the first buffered change.

@@ -75,6 +75,7 @@ class ExchangeFeed(CoinbaseFeed):
         self._book_channel = "level2" if credentials is not None else "level2_batch"
         self._guards: dict[str, TickerGuard] = {}
         self._loaded: dict[str, int] = {}  # when the last snapshot of a book came
+        self._newest: dict[str, int] = {}  # time of the newest change of each book since its snapshot
         self._beats: dict[str, tuple[int, int, int]] = {}  # newest id, its time, when it was told; a match is missing
         super().__init__(market, name, url, subscription, types, symbols, instruments, endpoints)
         self._guard = int(self.number_option("guard", 10.0) * _SECOND)
@@ -124,6 +125,7 @@ class ExchangeFeed(CoinbaseFeed):
     def _on_connected(self, now: int, out: Output) -> None:
         """Forget what belongs to one connection; ask for the status channel where it is wanted."""
         self._beats.clear()
+        self._newest.clear()
         self._states.clear()
         for guard in self._guards.values():
             guard.lost()
@@ -264,6 +266,13 @@ class ExchangeFeed(CoinbaseFeed):
         for side, price, size in m.changes:
             (bids if side == "buy" else asks)[price] = size
         ts = parse_iso(m.time) if m.time else 0
+        if ts:
+            if ts < self._newest.get(st.symbol, 0) and st.builder is not None and st.builder.state is BookState.LIVE:
+                # Later changes were applied before it, perhaps of the same levels. Recorded times never fall.
+                self._hear(st.depth, ts, now, out)
+                self._lose_book(st, "order", now, out)
+                return
+            self._newest[st.symbol] = ts
         before = len(out.records)
         self._own_delta(st, list(bids.items()), list(asks.items()), ts or now, now, out)
         if not ts:
@@ -284,6 +293,7 @@ class ExchangeFeed(CoinbaseFeed):
             st, None, _best_first(m.bids, True), _best_first(m.asks, False), ts or now, now, out, flags=flags
         )
         self._loaded[st.symbol] = now
+        self._newest.pop(st.symbol, None)
         if self._guard:
             guard = self._guards.setdefault(st.symbol, TickerGuard(self._guard))
             guard.lost()
@@ -329,6 +339,7 @@ class ExchangeFeed(CoinbaseFeed):
     def _forget(self, symbol: str) -> None:
         self._guards.pop(symbol, None)
         self._loaded.pop(symbol, None)
+        self._newest.pop(symbol, None)
         self._beats.pop(symbol, None)
 
 
