@@ -41,7 +41,7 @@ MAX_FRAME: Final = 16 * 1024 * 1024
 Price = Annotated[float, Meta(gt=0, lt=1e18)]
 Quantity = Annotated[float, Meta(ge=0, lt=1e24)]
 Id = Annotated[int, Meta(ge=-1, lt=1 << 62)]
-Time = Annotated[int, Meta(ge=0, lt=9_200_000_000_000_000)]  # ms or us; still fits as ns
+Time = Annotated[int, Meta(gt=0, lt=9_200_000_000_000_000)]  # ms or us; still fits as ns
 Levels = list[tuple[Price, Quantity]]
 
 
