@@ -325,6 +325,21 @@ def test_a_fresh_copy_that_agrees_is_no_gap_and_one_that_differs_is() -> None:
     assert client.reconnects == []
 
 
+def test_a_book_whose_fresh_copy_does_not_come_is_not_live() -> None:
+    client = Client("book", symbols=(A, w.B), api="v2", reseed="30")
+    client.answers = False
+    client.tick(20)
+    client.give('{"type":"heartbeat","timestamp":1}')
+    client.tick(10)
+    assert client.resubscribed >= 1
+    client.tick(4)
+    assert client.state is BookState.STALE
+    client.give(w.v2_snapshot(A, 3))
+    assert client.state is BookState.LIVE
+    (gap,) = client.of(Gap)
+    assert (gap.symbol, gap.reason) == (A, "reseed")
+
+
 def test_an_error_that_names_a_symbol_refuses_only_that_one() -> None:
     client = Client("book", symbols=(A, B), api="v2", answers=False)
     client.give('{"result":"error","reason":"InvalidSymbol","message":"Supplied value \'ETHGUSDPERP\' is not valid"}')

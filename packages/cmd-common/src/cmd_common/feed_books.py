@@ -56,6 +56,7 @@ _PRICE: Final = itemgetter(0)
 _AGAIN: Final = 60 * _SECOND  # a resync within so much of the one before is churn
 _AT_ONCE: Final = 6  # resyncs in a row that do not wait
 _RETRY_MOST: Final = 30  # s between two requests for a book that keep failing
+_UNHEARD: Final = 3 * _SECOND  # so long a LIVE book may go without its stream
 _SNAPSHOT_WITHIN: Final = 15 * _SECOND  # from the subscription to the snapshot in the stream
 
 
@@ -334,7 +335,10 @@ class FeedBooks(FeedControl):
         out.actions.append(Resubscribe(st.symbol, tuple(frames)))
 
     def _reseed(self, st: SymbolState, now: int, out: Output) -> None:
-        """Ask for a fresh snapshot of a LIVE book, which goes on serving until it comes."""
+        """Ask for a fresh snapshot of a LIVE book, which goes on serving until it comes.
+
+        Where it comes in the stream, the stream ends until then: after 3 s the book is STALE.
+        """
         if st.builder is not None and st.depth is not None and st.depth.acked and not st.awaiting:
             self._request_book(st, now, out)
 
@@ -344,6 +348,8 @@ class FeedBooks(FeedControl):
             if builder is None or s is None or self._depth is not None:
                 continue
             if st.awaiting and not self.seeded:
+                if now - st.asked_at >= _UNHEARD:  # a LIVE book whose stream was ended for a fresh copy of it
+                    self._lose_book(st, "reseed", now, out)
                 # Subscribed and confirmed, but the snapshot does not come: once more, ever more slowly.
                 since = max(s.acked, st.asked_at)
                 if s.acked and now - since >= _SNAPSHOT_WITHIN << min(st.attempts, 3):

@@ -23,6 +23,7 @@ import msgspec
 from cmd_common.exchange import Endpoints
 from cmd_common.feed import Output, Subscription
 from cmd_common.feed_base import Wire, inexact_flag
+from cmd_common.feed_books import BAD_DATA
 from cmd_common.feed_state import Stream
 from cmd_common.instruments import Instrument
 from cmd_common.records import TS_FROM_RECV, Candle, Side
@@ -43,16 +44,6 @@ _INTERVAL_OF: Final = {minutes: interval for interval, minutes in MINUTES.items(
 _SYMBOL: Final = re.compile(r'"symbol"\s*:\s*"([^"\\]{1,40})"')
 _CHANNEL: Final = re.compile(r'"channel"\s*:\s*"(\w{1,20})"')
 _TYPE_OF: Final = {channel: type_ for type_, channel in CHANNEL_OF.items()}
-_BAD: Final = (
-    msgspec.MsgspecError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-)
 _HEAD: Final = '{"channel":"'
 _HEAD_BYTES: Final = _HEAD.encode()
 
@@ -204,7 +195,7 @@ class KrakenFeed(KrakenFeedBase):
                 return
         try:
             message = self._decode(known, channel, frame, now, out)
-        except _BAD as error:
+        except BAD_DATA as error:
             self._damaged(frame, error, now, out, self._named(frame))
             return
         self._handlers[channel](message, frame, now, out)
@@ -237,7 +228,7 @@ class KrakenFeed(KrakenFeedBase):
                     ts = iso_to_ns(row.timestamp or message.timestamp)
                 else:
                     ts, flags = now, TS_FROM_RECV  # snapshots had no time at first
-            except _BAD as error:
+            except BAD_DATA as error:
                 self._damaged(frame, error, now, out, st.depth)
                 continue
             depth = self._depths.get(row.symbol, self._level_count)
@@ -262,7 +253,7 @@ class KrakenFeed(KrakenFeedBase):
             try:
                 price, quantity = wire.number(row.price, positive=True), wire.number(row.qty)
                 ts = iso_to_ns(row.timestamp)
-            except _BAD as error:
+            except BAD_DATA as error:
                 self._damaged(frame, error, now, out, s)
                 continue
             id_ = str(row.trade_id)
@@ -283,7 +274,7 @@ class KrakenFeed(KrakenFeedBase):
                 bid, bid_qty, ask, ask_qty = (_or_zero(v) for v in (row.bid, row.bid_qty, row.ask, row.ask_qty))
                 text = row.timestamp or message.timestamp
                 ts = iso_to_ns(text) if text else now
-            except _BAD as error:
+            except BAD_DATA as error:
                 self._damaged(frame, error, now, out, s)
                 continue
             flags = 0 if text else TS_FROM_RECV
@@ -309,7 +300,7 @@ class KrakenFeed(KrakenFeedBase):
                 prices = [wire.number(v, positive=True) for v in (row.open, row.high, row.low, row.close)]
                 volume = wire.number(row.volume)
                 ts = iso_to_ns(message.timestamp) if message.timestamp else now
-            except _BAD as error:
+            except BAD_DATA as error:
                 self._damaged(frame, error, now, out, s)
                 continue
             flags = 0 if message.timestamp else TS_FROM_RECV
