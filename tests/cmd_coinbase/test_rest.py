@@ -134,7 +134,7 @@ def test_any_body_is_parsed_or_refused(body: bytes) -> None:
         (404, b'{"message":"NotFound"}', VenueError, "(NotFound)"),
         (400, b'{"error":"INVALID_ARGUMENT","error_details":"bad","message":"bad"}', VenueError, "(INVALID_ARGUMENT bad)"),
         (429, b'{"message":"Public rate limit exceeded"}', RateLimitError, "asked too often"),
-        (403, b"<html>", BlockedError, "refused this address"),
+        (403, b"<html>", BlockedError, "refuses this address"),
         (451, b"", BlockedError, "region"),
         (503, b'{"message":"maintenance"}', VenueError, "maintenance"),
         (500, b"[", VenueError, "failed"),

@@ -351,7 +351,7 @@ def check(market: Market, response: HttpResponse, url: str) -> VenueError | None
             hint=f"waits {seconds} s before the next request; 10 a second and address are allowed",
         )
     if status in (403, 451):
-        why = "does not serve this region" if status == 451 else "its firewall refused this address"
+        why = "does not serve this region" if status == 451 else "refuses this address (its firewall)"
         return BlockedError(
             f"{where}: the exchange {why}, HTTP {status}{said}",
             status=status,

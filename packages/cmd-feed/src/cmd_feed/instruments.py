@@ -64,7 +64,8 @@ async def _load(
             if isinstance(error, RateLimitError):
                 wait = error.retry_after or DEFAULT_RETRY_AFTER
                 budget.ban(now + wait, error.message)
-            reporter.warn(f"{exchange.venue}: {error}; next attempt in {wait / SECOND:.1f} s")
+            said = str(error).removeprefix(f"{exchange.venue}: ")
+            reporter.warn(f"{exchange.venue}: {said}; next attempt in {wait / SECOND:.1f} s")
             await clock.sleep(wait)
         else:
             return response.body

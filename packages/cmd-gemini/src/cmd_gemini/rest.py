@@ -236,7 +236,7 @@ def check(response: HttpResponse, url: str) -> VenueError | None:
             hint="it allows 120 requests a minute and advises one a second",
         )
     if status in (403, 451):
-        why = "does not serve this region" if status == 451 else "its firewall refused this address"
+        why = "does not serve this region" if status == 451 else "refuses this address (its firewall)"
         return BlockedError(
             f"{where}: the exchange {why}, HTTP {status}{said}",
             status=status,
