@@ -232,3 +232,14 @@ async def test_what_a_venue_does_not_stream_is_left_out_and_named(words: Any) ->
     said = " ".join(words.warnings)
     assert "coinbase has no live candles" in said
     assert "coinbase-advanced has no live candles of 1m; it has 5m" in said
+
+
+async def test_an_option_that_nobody_reads_is_named(words: Any) -> None:
+    given = {"quote_from": "book", "silence": "30", "live_orders": "on"}
+    one = replay(exchanges=["coinbase"], simulate=True, symbols=1)
+    async with one as endpoints, LiveSession(options(endpoints, options=given), words):
+        pass
+    said = [w for w in words.warnings if w.startswith("option ")]
+    assert len(said) == 2
+    assert said[0].startswith("option live_orders means nothing for coinbase and these types")
+    assert said[1].endswith("did you mean quotes_from?")

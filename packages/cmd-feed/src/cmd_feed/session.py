@@ -43,6 +43,7 @@ from .raw import Compression, RawLine, RawRecorder
 from .resume import Resume
 from .runner import ConnectionRunner, Hooks, RunnerCounters, RunnerState
 from .scheduler import SnapshotQueue, SnapshotScheduler
+from .settings import Settings
 
 __all__ = ["BookInfo", "ConnectionInfo", "LiveSession"]
 
@@ -105,6 +106,7 @@ class LiveSession:
         inline: bool = False,
     ) -> None:
         self.options = options
+        self._settings = Settings(options.options)
         self.reporter: Reporter = reporter or LogReporter()
         self.books = MultiSymbolOrderBook()
         self.ledger = GapLedger()
@@ -153,6 +155,8 @@ class LiveSession:
                 self._open_venue(venue)
             if not self._runners:
                 raise UsageError("nothing to record", hint="no selected symbol has the types that were asked for")
+            for words in self._settings.unread(self._venues):
+                self.reporter.warn(words)
         except BaseException:
             await self.stop()
             raise
@@ -334,7 +338,7 @@ class LiveSession:
                 intervals=intervals,
                 depth=options.depth,
                 snapshot_every=options.snapshot_every,
-                options=options.options,
+                options=self._settings,
             )
             venue = _Venue(exchanges[name], endpoints[name], subscription)
             venue.instruments = {i.symbol: i for i in listed[name]}
