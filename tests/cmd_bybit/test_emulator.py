@@ -242,6 +242,13 @@ def test_other_requests(exchange: BybitExchange) -> None:
         assert get(emulator, path).status == 404
 
 
+def test_a_host_of_files_refuses_in_http() -> None:
+    """The API's refusals with HTTP 200 would be taken for the file."""
+    emulator = simulated(SPOT, "rate_limit:count=1,ms=2000")
+    answer = emulator.http("GET", "/spot/BTCUSDT/BTCUSDT_2025-06-01.csv.gz", {}, 0)
+    assert (answer.status, answer.header("retry-after")) == (429, "2")
+
+
 def test_rate_limit_and_ban() -> None:
     emulator = simulated(SPOT, "rate_limit:count=1,ms=2000")
     limited = SPOT.check(get(emulator, "/v5/market/time"), "http://x/v5/market/time")

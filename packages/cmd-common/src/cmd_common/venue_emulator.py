@@ -367,7 +367,11 @@ class VenueEmulator(TimelineEmulator, Generic[ClientT]):
             symbol = self.request_symbol(path, query)
             if plan := self.injector.rest(path, symbol):
                 self.injector.log(plan.kind, path=path, symbol=symbol)
-                return self.refusal(plan.kind, max(1, plan.ms // 1000))
+                seconds = max(1, plan.ms // 1000)
+                if path.endswith((".zip", ".gz")):  # hosts of files speak HTTP, not the API's words
+                    status, words = (429, "Too Many Requests") if plan.kind == "rate_limit" else (403, "Forbidden")
+                    return HttpResponse(status, b"", {"retry-after": str(seconds)}, words)
+                return self.refusal(plan.kind, seconds)
         return self.rest(path, query, headers, now)
 
     def answer(self, target: str, headers: Mapping[str, str], now: int) -> HttpResponse | str:
