@@ -107,7 +107,7 @@ def test_damaged_bodies_are_one_clear_error(body: bytes) -> None:
         (400, b'{"code":400,"error":{"step":["bad"]}}', '{"step":["bad"]}'),
         (500, b"<html>", "failed, HTTP 500"),
         (503, b"{}", "maintenance"),
-        (403, b"\xff", "refused this address"),
+        (403, b"\xff", "refuses this address"),
     ],
 )
 def test_errors_are_clear_words(status: int, body: bytes, words: str) -> None:

@@ -182,7 +182,7 @@ def test_requests_are_refused_before_they_are_made() -> None:
         (500, b"<html>", "failed, HTTP 500"),
         (503, b'{"result":"error","reason":"Maintenance","message":"down"}', "maintenance"),
         (429, b"[]", "too often"),
-        (403, b"\xff", "refused this address"),
+        (403, b"\xff", "refuses this address"),
     ],
 )
 def test_errors_are_clear_words(status: int, body: bytes, words: str) -> None:
