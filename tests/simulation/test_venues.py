@@ -5,24 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from venue_chaos import Chaos, World
+from venue_chaos import VENUES, Chaos, World
 
 from cmd_common import registry
 
-VENUES = [
-    Chaos("binance-spot"),
-    Chaos("binance-usdm"),
-    Chaos("coinbase", sees=False),
-    Chaos("coinbase-advanced"),
-    Chaos("gemini", trades=False),
-    Chaos("gemini", sees=False, options={"api": "v2"}),
-    Chaos("kraken", options={"depth": "10"}),
-    Chaos("kraken", sees=False),  # the checksum covers the best ten levels only
-    Chaos("okx"),
-    Chaos("bybit-spot", trades=False),
-    Chaos("bybit-linear", trades=False),
-    Chaos("bitstamp", sees=False),
-]
 # CMD_SIM_VENUE_SEEDS: how many seeds a venue, and CMD_SIM_VENUE_FROM the first of them, for long runs.
 SEEDS = int(os.environ.get("CMD_SIM_VENUE_SEEDS", "12" if os.environ.get("CMD_REQUIRE") == "all" else "4"))
 FIRST = int(os.environ.get("CMD_SIM_VENUE_FROM", "0"))

@@ -45,6 +45,22 @@ class Chaos(Struct, frozen=True):
     calm: int = 90  # s in which every book must become right
 
 
+VENUES = [
+    Chaos("binance-spot"),
+    Chaos("binance-usdm"),
+    Chaos("coinbase", sees=False),
+    Chaos("coinbase-advanced"),
+    Chaos("gemini", trades=False),
+    Chaos("gemini", sees=False, options={"api": "v2"}),
+    Chaos("kraken", options={"depth": "10"}),
+    Chaos("kraken", sees=False),  # the checksum covers the best ten levels only
+    Chaos("okx"),
+    Chaos("bybit-spot", trades=False),
+    Chaos("bybit-linear", trades=False),
+    Chaos("bitstamp", sees=False),
+]
+
+
 class Link:
     """One connection of one feed; frames keep their order, as TCP has it."""
 
