@@ -73,6 +73,17 @@ def test_quotes_are_judged_by_time():
     assert resume(quote(5)).gaps([quote(5)]) == []
 
 
+def test_quotes_that_are_counted_anew_are_judged_by_time():
+    """A venue without ids of quotes: the count begins again, the time goes on."""
+    first = Quote(9_000, 2, V, S, 1, 1.0, 1.0, 3.0, 1.0)
+    assert resume(quote(50)).gaps([first]) == [
+        Gap(500, 9_000, V, S, "quotes", "restart", "lost", detail="nothing was recorded in between")
+    ]
+    assert resume(quote(50)).gaps([Quote(400, 2, V, S, 1, 1.0, 1.0, 3.0, 1.0)]) == []  # a replay that begins again
+    same = quote(50)
+    assert resume(same).gaps([Quote(9_000, 2, V, S, 50, 1.0, 1.0, 2.0, 1.0)]) == []  # an unchanged one, told again
+
+
 def test_candles_are_judged_within_their_interval():
     r = resume(candle(5))
     assert r.gaps([candle(9, interval="5m")]) == []

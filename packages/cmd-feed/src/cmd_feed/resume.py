@@ -93,11 +93,19 @@ def _between(table: str, last: Record, first: Record) -> Gap | None:
             return None
         return _gap(table, last.ts_event, first.ts_event, first, last.seq + 1, begins - 1)
     if isinstance(last, Quote) and isinstance(first, Quote):
-        return _gap(table, last.ts_event, first.ts_event, first) if first.seq > last.seq else None
+        if first.seq == last.seq and _best(first) == _best(last):
+            return None
+        # A venue without ids has its quotes counted anew in each session, so that only the time tells.
+        later = first.seq > last.seq or first.ts_event > last.ts_event
+        return _gap(table, last.ts_event, first.ts_event, first) if later else None
     if isinstance(last, Candle) and isinstance(first, Candle):
         complete = last.close_time if last.state != "provisional" else last.open_time
         return _gap(table, complete, first.open_time, first) if first.open_time > complete else None
     return None
+
+
+def _best(quote: Quote) -> tuple[float, float, float, float]:
+    return quote.bid_price, quote.bid_quantity, quote.ask_price, quote.ask_quantity
 
 
 def _gap(
