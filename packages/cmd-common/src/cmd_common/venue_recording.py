@@ -135,7 +135,8 @@ class RecordedVenue:
                 self.notes.append(f"{path}: {span.bad_lines} lines are not in the format and are left out")
         if not self._seen:
             raise UsageError(
-                f"no message of {source.venue} in {', '.join(source.recordings)}", hint="is it another exchange's?"
+                f"no message of {source.venue} in {', '.join(source.recordings)}",
+                hint="is it another exchange's, or are there only REST answers and samples in it?",
             )
         self.reference = _read_reference(source.instruments, self._bodies) if source.instruments else None
         self.symbols = tuple(sorted(self._seen))
