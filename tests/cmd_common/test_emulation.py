@@ -297,7 +297,7 @@ def test_a_cut_connection_is_waited_for_at_the_end_at_any_speed() -> None:
         emulator.ws_open(2, "/a@depth", {}, now)
         frames, now = run(emulator, now)
         assert closes(frames) == [(2, END_CODE)]
-        assert now < T0 + 16 * SECOND
+        assert now < T0 + 19 * SECOND
 
 
 def test_a_client_that_went_by_itself_is_not_waited_for() -> None:

@@ -724,3 +724,17 @@ def test_gaps_of_ids_whose_times_fall_have_their_times_in_order() -> None:
     shell.send(k="t", s="AAA", i=12, ts=3)
     (gap,) = shell.of(Gap)
     assert (gap.ts_from, gap.ts_to, gap.first_id, gap.last_id) == (T0 + 3, T0 + 5, 11, 11)
+
+
+def test_a_seeded_book_without_a_last_delta_is_written_at_the_end_with_its_own_time() -> None:
+    class Timed(SeededFeed):
+        def _parse_snapshot(self, symbol: str, body: bytes) -> ParsedBook:
+            parsed = super()._parse_snapshot(symbol, body)
+            return ParsedBook(parsed.id, parsed.bids, parsed.asks, T0 + 77, complete=True)
+
+    for kind, expected in ((Timed, [T0 + 77]), (SeededFeed, [])):
+        shell = Shell(kind).connect()
+        shell.take(shell.feed.snapshot("AAA", b"[5,[[10.0,1.0]],[[11.0,1.0]]]", shell.now))
+        assert not shell.of(BookSnapshot)
+        shell.take(shell.feed.close(shell.now))
+        assert [r.ts_event for r in shell.of(BookSnapshot)] == expected

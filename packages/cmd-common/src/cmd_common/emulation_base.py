@@ -12,7 +12,8 @@ that reruns begin with the same snapshot, a moment after each, so that a client'
 after a damaged or missing book message until the client has asked for a new snapshot (at most ``_NOTICE_LIMIT``).
 Messages that nobody subscribed are skipped. When everything was sent every connection is closed with
 code 4000; one that comes later is closed as soon as it has subscribed. At any speed the end waits for clients
-whose connection a fault has cut, so that they are told, too.
+whose connection a fault has cut, so that they are told, too, and where there are faults, until no client has
+asked for anything for two seconds: the last book that was damaged can be had again.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _SECOND = 1_000_000_000
 RETURN_LIMIT = 30 * _SECOND
 PENDING_LIMIT = 60 * _SECOND
 _SNAPSHOT_PAUSE = 20_000_000
+_LAST_QUESTIONS = 2 * _SECOND
 _NOTICE_LIMIT = 400_000_000
 _ASK_LIMIT = 3 * _SECOND
 _CONNECT_WINDOW = 300 * _SECOND
@@ -179,6 +181,8 @@ class TimelineEmulator(ABC):
         self._order = 0
         self._damaged: dict[str, str] = {}  # stream whose next message shows a client its gap: key of its book
         self._noticed: dict[str, int] = {}  # book whose resync is waited for: wall time until which
+        self._over: int | None = None  # wall time at which the timeline ended
+        self._heard = 0  # wall time of the last frame or request of a client
         self._pending: list[_Waiting] = []
         self._tokens = 0
         self._leaving: dict[int, int] = {}  # connections that were told to go: wall time at which they are closed
@@ -282,6 +286,7 @@ class TimelineEmulator(ABC):
             if "trades=1" in query.split("&"):
                 answer["trade_ids"] = self.trade_ids()
             return json_response(answer)
+        self._heard = now
         result = self.request(method, target, headers, now)
         if isinstance(result, HttpResponse):
             return result
@@ -312,6 +317,7 @@ class TimelineEmulator(ABC):
         client = self.connections.get(connection)
         if client is None or client.closing:
             return []
+        self._heard = now
         recent = [t for t in client.incoming if now - t < _SECOND]
         recent.append(now)
         client.incoming = recent
@@ -481,13 +487,15 @@ class TimelineEmulator(ABC):
                 if self._lost:
                     _sooner(out, max(self._lost.values()))
                     return
-                for item in self.world.finish():
-                    self._emit(item, self.world.position, out, now)
-                for waiting in self._swap.values():
-                    for item, texts in waiting:
-                        self._deliver(item, texts, out)
-                self._swap.clear()
-                self.finished = True
+                if self._over is None:
+                    self._over = now
+                    for item in self.world.finish():
+                        self._emit(item, self.world.position, out, now)
+                    for waiting in self._swap.values():
+                        for item, texts in waiting:
+                            self._deliver(item, texts, out)
+                    self._swap.clear()
+                self.finished = self._said_all(now, out)
                 return
             due = self._wall(ts)
             if due > now:
@@ -502,6 +510,15 @@ class TimelineEmulator(ABC):
             if self._pending and any(self._due(waiting) for waiting in self._pending):
                 break
         out.next_time = now
+
+    def _said_all(self, now: int, out: Poll) -> bool:
+        """Whether clients had their time to ask for the books that faults have cost them at the very end."""
+        assert self._over is not None
+        until = min(max(self._over, self._heard) + _LAST_QUESTIONS, self._over + RETURN_LIMIT)
+        if self.injector.frame_plans and self.connections and now < until:
+            _sooner(out, until)
+            return False
+        return True
 
     def _emit(self, item: Item, ts: int, out: Poll, now: int) -> None:
         wanted = item.stream in self._subscribers

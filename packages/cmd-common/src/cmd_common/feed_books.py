@@ -342,6 +342,12 @@ class FeedBooks(FeedControl):
         if st.builder is not None and st.depth is not None and st.depth.acked and not st.awaiting:
             self._request_book(st, now, out)
 
+    def _finish(self, st: SymbolState, now: int, out: Output) -> None:
+        if st.pending is not None and st.pending_ts is not None:
+            # No delta followed the last snapshot any more: it is written with its own time.
+            self._synced(st, st.pending_ts, now, out)
+        super()._finish(st, now, out)
+
     def _care_for_books(self, now: int, out: Output) -> None:
         for st in self._symbols.values():
             builder, s = st.builder, st.depth
@@ -490,6 +496,7 @@ class FeedBooks(FeedControl):
             # A mere refresh is of the same epoch and chain: the next periodic snapshot shows the deeper levels.
             if not refresh or st.pending is not None:
                 st.pending = (parsed.id, len(bids), len(asks), pack_levels(bids), pack_levels(asks))
+                st.pending_ts = parsed.ts
                 self._replayed(st, result.replayed, now, out)
         self._report_book(st, now, out, result.reason or "snapshot")
         if builder.needs_snapshot:

@@ -124,6 +124,7 @@ class SymbolState:
         "churn",
         "depth",
         "pending",
+        "pending_ts",
         "quote",
         "quote_id",
         "quotes",
@@ -152,6 +153,7 @@ class SymbolState:
         self.book_state = "EMPTY"  # as last reported
         self.book_gap: tuple[int, int, str] | None = None  # event time and id of the last good update, and why
         self.pending: tuple[int, int, int, bytes, bytes] | None = None  # snapshot to be written with the next delta
+        self.pending_ts: int | None = None  # its own time, where the exchange gives one
         self.bucket_end = 0  # event time from which the next periodic snapshot is due
         self.awaiting = False  # a snapshot request is under way
         self.attempts = 0  # snapshots refused or failed in a row
