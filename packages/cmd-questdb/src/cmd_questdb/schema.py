@@ -45,7 +45,6 @@ __all__ = [
     "create_statements",
     "create_table",
     "create_view",
-    "select_list",
 ]
 
 VERSION: Final = 3
@@ -179,16 +178,6 @@ def create_view(name: str, conf: Conf | None = None) -> str:
 def create_statements(conf: Conf | None = None) -> list[str]:
     """All statements that make the current schema in an empty database, in order."""
     return [create_table(n, conf) for n in TABLES] + [create_view(n, conf) for n in VIEWS]
-
-
-def select_list(name: str, columns: tuple[str, ...] | None = None, *, extra: bool = False) -> str:
-    """The columns of a table for a SELECT whose rows are exported as Parquet.
-
-    9.3.4 exports VARCHAR columns that come straight from a table as NULL; as an expression they are right.
-    """
-    types = all_column_types(name) if extra else column_types(name)
-    chosen = tuple(types) if columns is None else columns
-    return ", ".join(f"{c} || '' AS {c}" if types[c] == "VARCHAR" else c for c in chosen)
 
 
 _NO_CONF: Final = Conf(scheme="http", addrs=(("127.0.0.1", 9000),))

@@ -56,6 +56,7 @@ _MISSING_NAME: Final = re.compile(r"\[(?:table|view|tableName)=([^\],]+)")
 _SUSPENDED: Final = re.compile(r"\bsuspended\b", re.I)
 _MAX_URL: Final = 60_000  # the server reads request lines of up to 64 KiB
 _CHUNK: Final = 1 << 20
+_ALL: Final = 1 << 62  # rows
 _POLL: Final = 0.02  # s between two looks at the WAL
 
 
@@ -164,13 +165,15 @@ class SqlClient:
     def arrow(self, sql: str, *, timeout: float | None = None) -> pa.Table:
         """The rows of a query as an Arrow table, through a temporary Parquet file.
 
-        9.3.4 exports VARCHAR columns that come straight from a table as NULL (and ``SELECT *`` does so): name them as
-        expressions, which ``schema.select_list`` does.
+        The query is put into a ``SELECT * FROM (...) LIMIT n``: where 9.3.4 exports the columns of a table as they
+        are stored, VARCHAR becomes NULL and SYMBOL of partitions in Parquet form fails ("column_top"); over a limit
+        it goes row by row, and everything is right.
         """
         import pyarrow.parquet as pq
 
         with tempfile.TemporaryFile(prefix="cmd-questdb-") as file:
-            self._stream("/exp", {"query": sql, "fmt": "parquet"}, sql, cast("Any", file), timeout)
+            query = f"SELECT * FROM ({sql.rstrip().rstrip(';')}) LIMIT {_ALL}"
+            self._stream("/exp", {"query": query, "fmt": "parquet"}, sql, cast("Any", file), timeout)
             if not file.tell():
                 raise ServerAway(f"{self.conf.shown} sent no Parquet file", hint="see the server's log")
             file.seek(0)
@@ -360,7 +363,7 @@ def suspended_error(name: str) -> TableSuspended:
     return TableSuspended(
         f"table {name} is suspended: the server no longer applies what is written to it",
         text="suspended",
-        hint="see the server's log, then cmd-cli store check --resume",
+        hint="see the server's log, then cmd-cli store check --repair",
     )
 
 
