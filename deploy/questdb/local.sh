@@ -107,6 +107,9 @@ metrics.enabled=true
 cairo.writer.data.append.page.size=128K
 cairo.system.writer.data.append.page.size=128K
 cairo.wal.writer.data.append.page.size=128K
+cairo.system.wal.writer.data.append.page.size=128K
+cairo.writer.data.index.value.append.page.size=128K
+cairo.writer.data.index.key.append.page.size=128K
 cairo.o3.column.memory.size=128K
 CONF
   )

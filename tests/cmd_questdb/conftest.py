@@ -1,7 +1,8 @@
 """The server the tests of this folder share: one for each pytest process, emptied before each test.
 
 Fixtures: ``questdb`` (a running server with an empty database), ``questdb_server`` (the same server, as it is),
-``questdb_auth`` (an empty one that asks for a name and password), ``questdb_factory`` (servers of a test's own).
+``questdb_auth`` (an empty one that asks for a name and password), ``questdb_factory`` (servers of a test's own),
+``fault_proxy`` (a proxy before ``questdb`` that loses, delays, cuts), ``small_disk`` (a disk that can run full).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import questdb_server as qs
+from fault_proxy import FaultProxy
+from small_disk import HOW as DISK_HOW
+from small_disk import SmallDisk
 
 USER, PASSWORD = "cmd_ingest", "s3cret-word"
 Factory = Callable[..., qs.QuestDBServer]
@@ -87,3 +91,23 @@ def questdb_factory(questdb_parts: None, tmp_path: Path) -> Iterator[Factory]:
     for server in made:
         server.close()
         shutil.rmtree(server.root, ignore_errors=True)
+
+
+@pytest.fixture
+def fault_proxy(questdb: qs.QuestDBServer) -> Iterator[FaultProxy]:
+    """A proxy before the server; it passes everything until it is told a fault."""
+    with FaultProxy(questdb.http) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A file system of 64 MB at ``tmp_path/small/db``.
+
+    A server on it: ``questdb_factory(root=small_disk.path.parent, prefix=small_disk.prefix)``.
+    """
+    if not SmallDisk.possible():
+        pytest.skip(f"a small file system is missing; {DISK_HOW}")
+    disk = SmallDisk(tmp_path / "small" / "db", 64)
+    yield disk
+    disk.close()

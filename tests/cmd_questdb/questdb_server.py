@@ -33,6 +33,9 @@ SETTINGS: dict[str, str] = {
     "cairo.system.writer.data.append.page.size": "128K",
     "cairo.o3.column.memory.size": "128K",
     "cairo.wal.writer.data.append.page.size": "128K",
+    "cairo.system.wal.writer.data.append.page.size": "128K",
+    "cairo.writer.data.index.value.append.page.size": "128K",
+    "cairo.writer.data.index.key.append.page.size": "128K",
     "shared.worker.count": "2",
     "metrics.enabled": "true",
 }
@@ -171,7 +174,7 @@ class QuestDBServer:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("QDB_")}
         environment |= {"QDB_" + k.upper().replace(".", "_"): v for k, v in settings.items()}
         # The server ends with the process that started it, however that one ends.
-        tie = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") and not self.prefix else []
+        tie = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         command = [*self.prefix, *tie, java, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
                    *self.java_options, f"-Djava.io.tmpdir={self.root / 'tmp'}", "-p", str(jar),
                    "-m", "io.questdb/io.questdb.ServerMain", "-d", str(self.root)]  # fmt: skip
