@@ -12,7 +12,7 @@ from cmd_common.schema import table as table_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["arrow_schema", "from_server", "needed_columns", "sort_unique"]
+__all__ = ["arrow_schema", "from_server", "key_arrays", "key_of_row", "needed_columns", "rising", "sort_unique"]
 
 _NATURAL: Final = frozenset({"trade_id"})
 """Ids that are text are ordered by length first, so that numbers stand in numeric order."""
@@ -105,7 +105,8 @@ def interleave(column: Any, width: int) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.float64()), type=kind)
 
 
-def _key_arrays(table: Table, data: pa.Table) -> list[Any]:
+def key_arrays(table: Table, data: pa.Table) -> list[Any]:
+    """The columns by which rows are ordered, the table's time first; ids that are text come after their length."""
     import pyarrow as pa
 
     pc = _compute()
@@ -119,15 +120,21 @@ def _key_arrays(table: Table, data: pa.Table) -> list[Any]:
     return arrays
 
 
-def _rising(keys: Sequence[Any], n: int) -> bool:
+def rising(keys: Sequence[Any], n: int) -> bool:
     """Whether rows rise strictly by key."""
     pc = _compute()
-    rising: Any = None
+    rises: Any = None
     for array in reversed(keys):  # less here, or equal here and rising in the rest
         a, b = array.slice(0, n - 1), array.slice(1)
         less = pc.less(a, b)
-        rising = less if rising is None else pc.or_(less, pc.and_(pc.equal(a, b), rising))
-    return bool(pc.all(rising).as_py())
+        rises = less if rises is None else pc.or_(less, pc.and_(pc.equal(a, b), rises))
+    return bool(pc.all(rises).as_py())
+
+
+def key_of_row(keys: Sequence[Any], row: int) -> tuple[Any, ...]:
+    """The key of one row as a tuple that compares in stored order; Arrow orders text by its UTF-8 bytes."""
+    values = (array[row].as_py() for array in keys)
+    return tuple(v.encode() if isinstance(v, str) else v for v in values)
 
 
 def sort_unique(name: str, data: pa.Table) -> pa.Table:
@@ -143,8 +150,8 @@ def sort_unique(name: str, data: pa.Table) -> pa.Table:
     if n < 2:
         return data
     table = table_of(name)
-    keys = _key_arrays(table, data)
-    if _rising(keys, n):
+    keys = key_arrays(table, data)
+    if rising(keys, n):
         return data
     columns = {f"k{i}": array for i, array in enumerate(keys)}
     order = [(c, "ascending") for c in columns]

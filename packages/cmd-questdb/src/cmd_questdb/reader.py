@@ -23,6 +23,7 @@ from cmd_common.symbols import nearest
 
 from .columns import from_server, needed_columns, sort_unique
 from .conf import Conf
+from .merge import present
 from .result import SqlResult, bind, check_reads, names_in
 from .schema import VIEWS
 from .sql import MissingTable, SqlClient, SqlError, literal, timestamp
@@ -75,9 +76,9 @@ class QuestDBReader:
     def tables(self) -> list[str]:
         """Tables that hold rows, in the schema's order."""
         self._check_open()
-        present = self._present()
-        self._applied(present)
-        parts = [f"(SELECT '{t}' AS name FROM {self.conf.table(t)} LIMIT 1)" for t in present]
+        found = self._present()
+        self._applied(found)
+        parts = [f"(SELECT '{t}' AS name FROM {self.conf.table(t)} WHERE {present(t)} LIMIT 1)" for t in found]
         held = set(self._client.exec(" UNION ALL ".join(parts)).column("name")) if parts else set()
         return [t for t in TABLES if t in held]
 
@@ -130,7 +131,7 @@ class QuestDBReader:
         column = symbol_column(table)
         if symbols is not None and not symbols:
             return
-        conditions = []
+        conditions = [present(table.name)]
         if venue is not None and "venue" in table.names:
             conditions.append(f"venue = {literal(venue)}")
         here = symbols if symbols is not None and len(symbols) > _MANY_SYMBOLS else None
@@ -190,7 +191,7 @@ class QuestDBReader:
         self._check_open()
         schema = table_of(table)
         self._applied([table])
-        conditions = [f"{symbol_column(schema)} = {literal(symbol)}"]
+        conditions = [present(table), f"{symbol_column(schema)} = {literal(symbol)}"]
         if "venue" in schema.names:
             conditions.append(f"venue = {literal(venue)}")
         newest = self._client.value(
