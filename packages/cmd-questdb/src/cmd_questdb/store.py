@@ -1,0 +1,32 @@
+"""The entry point of ``cmd.stores``: opens a QuestDB server for writing or reading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .conf import Conf
+
+if TYPE_CHECKING:
+    from .reader import QuestDBReader
+    from .writer import QuestDBWriter, WriterOptions
+
+__all__ = ["QuestDBStore"]
+
+
+class QuestDBStore:
+    """The kind of store behind ``questdb:http::addr=HOST:PORT;…``."""
+
+    def __init__(self, *, options: WriterOptions | None = None) -> None:
+        self._options = options
+
+    def writer(self, location: str) -> QuestDBWriter:
+        """Open for writing; an empty database gets the schema. Raises UsageError, StoreError."""
+        from .writer import QuestDBWriter
+
+        return QuestDBWriter(Conf.parse(location), options=self._options)
+
+    def reader(self, location: str) -> QuestDBReader:
+        """Open for reading. Raises UsageError, and StoreError where there is no store."""
+        from .reader import QuestDBReader
+
+        return QuestDBReader(location)
