@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from cmd_common.schema import LEVEL_WIDTH, Column, Table
 from cmd_common.schema import table as table_of
 
+from .schema import UNKNOWN
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -71,6 +73,8 @@ def from_server(name: str, data: pa.Table) -> pa.Table:
             values = interleave(values, LEVEL_WIDTH[column.type])
         elif values.type != wanted:  # moments become int64 ns without loss
             values = values.cast(wanted)
+        if column.name in UNKNOWN and values.null_count:
+            values = _compute().fill_null(values, float("nan"))
         columns.append(values)
         fields.append(pa.field(column.name, wanted, nullable=True))
     return pa.Table.from_arrays(columns, schema=pa.schema(fields))

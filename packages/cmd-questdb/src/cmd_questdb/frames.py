@@ -3,7 +3,8 @@
 A batch has the schema's columns in the schema's types (``columns.arrow_schema``); a frame is the pandas DataFrame
 that the client encodes: times as datetime64[ns], text as Arrow strings, sides of a book as arrays of two rows.
 
-What QuestDB cannot tell from NULL is found here and never sent: NaN and infinities, the least int64 and int32.
+What QuestDB cannot tell from NULL is found here and never sent: NaN (but where it says that an exchange does not
+tell, which is NULL in the table) and infinities, the least int64 and int32.
 Neither is a time before 1970, which the client refuses; a NUL character, which breaks the server's JSON; or a time
 of the designated column that is more than ``AHEAD`` ahead of the server's clock: one row far in the future would let
 a TTL drop everything else, and make all that follows out of order.
@@ -25,7 +26,7 @@ from cmd_common.schema import LEVEL_WIDTH
 from cmd_common.schema import table as table_of
 
 from .columns import arrow_schema
-from .schema import EXTRA, INT_NULL, LONG_NULL, TIMES, column_types
+from .schema import EXTRA, INT_NULL, LONG_NULL, TIMES, UNKNOWN, column_types
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -250,7 +251,8 @@ def faults(name: str, data: pa.Table, latest: int = LATEST) -> list[Fault]:
             null = LONG_NULL if kind == "int64" else INT_NULL
             note(column.name, pc.equal(values, pa.scalar(null, values.type)), f"{null} is QuestDB's NULL")
         elif kind == "float64":
-            note(column.name, pc.invert(pc.is_finite(values)), "not a finite number, which is QuestDB's NULL")
+            bad = pc.is_inf(values) if column.name in UNKNOWN else pc.invert(pc.is_finite(values))
+            note(column.name, bad, "not a finite number, which is QuestDB's NULL")
         elif kind == "string":
             note(column.name, pc.match_substring(values, "\0"), "text with a NUL character")
         elif kind in LEVEL_WIDTH:

@@ -7,7 +7,7 @@ Names of tables and columns are those of ``cmd_common.schema``. How its types ar
 | int64, a moment | TIMESTAMP_NS | NULL is null; a receive time of 0 is NULL, as in every store |
 | int64 | LONG | NULL is null; -2^63 is QuestDB's null and refused at the door |
 | int32 | INT | never null; -2^31 is QuestDB's null and refused |
-| float64 | DOUBLE | never null; NaN and infinities are QuestDB's null and refused |
+| float64 | DOUBLE | NaN is NULL, where an exchange does not tell (`UNKNOWN`); elsewhere NaN, as infinities anywhere, is refused |
 | string of few values | SYMBOL | '' is kept apart from NULL; never null |
 | other strings | VARCHAR | the same |
 | bool | BOOLEAN | has no null |
@@ -37,6 +37,7 @@ __all__ = [
     "PARTITION",
     "SYMBOLS",
     "TIMES",
+    "UNKNOWN",
     "VERSION",
     "VIEWS",
     "View",
@@ -54,6 +55,9 @@ LONG_NULL: Final = -(2**63)
 INT_NULL: Final = -(2**31)
 TIMES: Final = frozenset({"ts_event", "ts_recv", "ts_from", "ts_to", "open_time", "close_time", "expiry"})
 DURATIONS: Final = frozenset({"crossed_for"})  # of unit ns, but no moment
+
+UNKNOWN: Final = frozenset({"quote_volume", "taker_buy_volume", "taker_buy_quote_volume"})
+"""Columns of candles that are NaN where an exchange does not tell them; NULL in QuestDB."""
 
 SYMBOLS: Final[dict[str, int]] = {
     "venue": 64,
