@@ -132,3 +132,37 @@ wait_healthy() {
 serves_root() {
   [ -n "$1" ] && kill -0 "$1" 2>/dev/null && ps -o args= -p "$1" 2>/dev/null | grep -F -- "io.questdb.ServerMain -d $2" >/dev/null
 }
+
+# load_server DATA: address, name and password of the server of this folder, from its server.conf, for the functions below.
+load_server() {
+  local conf="$1/conf/server.conf" address
+  [ -r "$conf" ] || die "cannot read $conf"
+  conf_value() { sed -n "s/^$1=//p" "$conf" | tail -n 1; }
+  address=$(conf_value 'http\.net\.bind\.to')
+  : "${address:=127.0.0.1:9000}"
+  server_host=${address%:*} server_port=${address##*:}
+  server_authorization=$(printf '%s:%s' "$(conf_value 'http\.user')" "$(conf_value 'http\.password')" | base64 | tr -d '\n')
+}
+
+# True when something listens at the server's address.
+answers() { (exec 3<>"/dev/tcp/$server_host/$server_port") 2>/dev/null; }
+
+# Runs a statement; prints the whole HTTP answer in one line. The password is in no command line.
+sql() {
+  (
+    exec 3<>"/dev/tcp/$server_host/$server_port"
+    printf 'GET /exec?query=%s HTTP/1.1\r\nHost: questdb\r\nAuthorization: Basic %s\r\n\r\n' \
+      "${1// /%20}" "$server_authorization" >&3
+    # It keeps the connection open: the answer ends with the empty chunk.
+    timeout 300 sed -u '/^0*\r$/q' <&3 | tr -d '\r' | tr '\n' ' '
+  ) 2>/dev/null
+}
+
+# The server did what the statement asked: ok ANSWER
+ok() { [[ $1 == HTTP/1.?\ 200* && $1 != *'"error"'* ]]; }
+
+# Why it did not.
+reason() { printf '%s' "${1:-no answer}" | sed 's/.*"error":"\([^"]*\)".*/\1/' | cut -c 1-300; }
+
+# The one value of an answer with one row and column.
+value() { printf '%s' "$1" | sed -n 's/.*"dataset":\[\[\([^]]*\)\]\].*/\1/p'; }
