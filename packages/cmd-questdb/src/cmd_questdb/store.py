@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .conf import Conf
 
 if TYPE_CHECKING:
+    from .admin import QuestDBAdmin
     from .reader import QuestDBReader
     from .writer import QuestDBWriter, WriterOptions
 
@@ -30,3 +31,9 @@ class QuestDBStore:
         from .reader import QuestDBReader
 
         return QuestDBReader(location)
+
+    def admin(self, location: str) -> QuestDBAdmin:
+        """Open for looking after it. Raises UsageError."""
+        from .admin import QuestDBAdmin
+
+        return QuestDBAdmin(Conf.parse(location))
