@@ -173,9 +173,10 @@ def create_view(name: str, conf: Conf | None = None) -> str:
     conf = conf or _NO_CONF
     head = _FROM_TRADES if view.base == "trades" else _FROM_CANDLES
     base = conf.table(view.base)
+    rows = " WHERE flags IS NOT NULL" if view.base == "trades" else ""  # no tombstones, see merge
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {conf.table(name)} WITH BASE {base} REFRESH IMMEDIATE AS "
-        f"({head} FROM {base} SAMPLE BY {view.interval}) PARTITION BY {view.partition}"
+        f"({head} FROM {base}{rows} SAMPLE BY {view.interval}) PARTITION BY {view.partition}"
     )
 
 
