@@ -154,7 +154,7 @@ sql() {
     printf 'GET /exec?query=%s HTTP/1.1\r\nHost: questdb\r\nAuthorization: Basic %s\r\n\r\n' \
       "${1// /%20}" "$server_authorization" >&3
     # It keeps the connection open: the answer ends with the empty chunk.
-    timeout 300 sed -u '/^0*\r$/q' <&3 | tr -d '\r' | tr '\n' ' '
+    timeout 300 sed -u '/^00*\r$/q' <&3 | tr -d '\r' | tr '\n' ' '
   ) 2>/dev/null
 }
 
