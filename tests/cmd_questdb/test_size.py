@@ -39,6 +39,7 @@ def test_the_model_is_the_sum_of_rows_times_bytes() -> None:
         "source": "given",
         "bytes_per_row": 82.1,
         "gb_per_day": 1.64,
+        "keep_days": 365.0,
         "gb_kept": 599.3,
     }
     assert got["tables"]["candles"]["source"] == "definition"
@@ -88,6 +89,12 @@ def test_what_the_user_says_beats_what_is_measured_and_that_an_assumption() -> N
     }
 
 
+def test_a_table_may_be_kept_for_another_time() -> None:
+    got = model(options(types=("trades", "book_deltas"), keep_of={"book_deltas": 7 * DAY}), {})["tables"]
+    assert (got["trades"]["keep_days"], got["book_deltas"]["keep_days"]) == (365.0, 7.0)
+    assert got["book_deltas"]["gb_kept"] == pytest.approx(7 * got["book_deltas"]["gb_per_day"], rel=0.01)
+
+
 def test_books_that_take_most_are_said() -> None:
     advice = model(options(types=("trades", "book_deltas")), {})["advice"]
     assert "ttl_book_deltas" in advice[0]
@@ -101,6 +108,7 @@ def test_books_that_take_most_are_said() -> None:
         ({"symbols": 0}, UsageError),
         ({"types": ()}, UsageError),
         ({"keep": DAY - 1}, UsageError),
+        ({"keep_of": {"trades": DAY - 1}}, UsageError),
         ({"types": ("trade",)}, UnknownNameError),
         ({"rows_per_day": {"trade": 1.0}}, UnknownNameError),
     ],

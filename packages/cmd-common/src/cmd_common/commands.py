@@ -194,6 +194,7 @@ class SizeOptions(Struct, frozen=True):
     symbols: int
     types: tuple[str, ...]
     keep: int  # ns
+    keep_of: Mapping[str, int] = field(default_factory=dict)  # ns, of tables that are kept for another time
     rows_per_day: Mapping[str, float] = field(default_factory=dict)  # of one symbol, by table
     measure: str = ""  # a store to measure them in
     depth: int = 1000  # levels a side of a full book

@@ -12,6 +12,7 @@ from cmd_common.schema import SCHEMA, TABLES
 
 from . import backup, check, convert, migrations
 from .conf import Conf
+from .merge import present
 from .schema import VERSION
 from .sql import SqlClient
 
@@ -129,7 +130,9 @@ class QuestDBAdmin:
             table = SCHEMA[name]
             full = self._conf.table(name)
             streams = [c for c in ("venue", "symbol", "instrument", "interval") if c in table.names]
-            query = f"SELECT count(), min({table.time})::LONG, max({table.time})::LONG FROM {full}"
+            query = (
+                f"SELECT count(), min({table.time})::LONG, max({table.time})::LONG FROM {full} WHERE {present(name)}"
+            )
             rows, start, end = client.exec(query).rows[0]
             many = (
                 client.value(f"SELECT count() FROM (SELECT DISTINCT {', '.join(streams)} FROM {full})") if rows else 0

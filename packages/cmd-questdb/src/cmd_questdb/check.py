@@ -22,7 +22,7 @@ __all__ = ["check", "repair"]
 
 _LAG: Final = 5.0  # s after which a table that does not catch up is late
 _VIEW_LAG: Final = 15.0
-_REBUILD: Final = 3_600.0  # s that one view may take
+_ATTEMPTS: Final = 20
 _SOUND: Final = ("valid", "refreshing")
 _FUTURE: Final = 86_400_000_000_000  # ns
 _PARTITIONS: Final = 5_000  # of one table: more slow down the server's start and every query over all time
@@ -59,28 +59,32 @@ def repair(client: SqlClient) -> list[str]:
             client.exec(f"ALTER TABLE {name} RESUME WAL")
             done.append(f"resumed {name}")
     done += list(migrate(client).statements)
-    for view in VIEWS:  # those that others are built from come first
-        name = client.conf.table(view)
-        if _invalid(client, name):
-            client.exec(f"REFRESH MATERIALIZED VIEW {name} FULL")
-            end = time.monotonic() + _REBUILD
-            while _invalid(client, name):
-                if time.monotonic() > end:
-                    raise StoreError(f"view {name} is not valid after {_REBUILD:g} s", hint="see the server's log")
-                time.sleep(0.1)
-            done.append(f"built {name} again")
-    return done
+    return done + _rebuild(client)
 
 
-def _invalid(client: SqlClient, name: str) -> bool:
-    """Whether a view is, or is about to be, invalid: it becomes so a moment after what it is built from."""
-    rows = {r["view_name"]: r for r in _view_rows(client)}
-    bases = {client.conf.table(v.name): client.conf.table(v.base) for v in VIEWS.values()}
-    while name in rows:
-        if rows[name]["view_status"] not in _SOUND:
-            return True
-        name = bases[name]
-    return False
+def _rebuild(client: SqlClient) -> list[str]:
+    """Build invalid views again, those that others are built from first.
+
+    To build a view again empties it, which makes the views above it invalid a moment later: it is over when several
+    looks in a row find none.
+    """
+    done: dict[str, int] = {}
+    names = [client.conf.table(v) for v in VIEWS]
+    calm = 0
+    while calm < 5:
+        status = {r["view_name"]: r["view_status"] for r in _view_rows(client)}
+        invalid = next((n for n in names if status.get(n, "valid") not in _SOUND), "")
+        if not invalid:
+            calm = calm + 1 if "refreshing" not in status.values() else 0
+            time.sleep(0.1)
+            continue
+        calm = 0
+        done[invalid] = done.get(invalid, 0) + 1
+        if done[invalid] > _ATTEMPTS:
+            raise StoreError(f"view {invalid} stays invalid however often it is built", hint="see the server's log")
+        client.exec(f"REFRESH MATERIALIZED VIEW {invalid} FULL")
+        time.sleep(0.5)  # until the server has begun
+    return [f"built {name} again" for name in done]
 
 
 def _ours(client: SqlClient, name: str) -> bool:

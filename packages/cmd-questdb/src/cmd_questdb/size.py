@@ -126,13 +126,12 @@ def rates_of(sizes: Mapping[str, TableSize]) -> dict[str, Rate]:
 
 def model(options: SizeOptions, measured: Mapping[str, Rate]) -> dict[str, Any]:
     """The summary of ``store size``; raises UsageError for what cannot be worked out."""
-    for table in (*options.types, *options.rows_per_day):
+    for table in (*options.types, *options.rows_per_day, *options.keep_of):
         if table not in ROW:
             raise UnknownNameError("table", table, nearest(table, TABLES))
     if options.symbols < 1 or not options.types:
         raise UsageError("there is nothing to store", hint="give --symbols and --types")
-    days = options.keep / _DAY
-    if days < 1:
+    if any(time < _DAY for time in (options.keep, *options.keep_of.values())):
         raise UsageError("rows are kept for less than a day", hint="for example --keep 7d")
     tables: dict[str, dict[str, Any]] = {}
     per_day = kept = dense = 0.0
@@ -143,6 +142,7 @@ def model(options: SizeOptions, measured: Mapping[str, Rate]) -> dict[str, Any]:
             rate = Rate(options.rows_per_day[table], "given")
         size = ROW[table].bytes(options.depth)
         rows = rate.rows * options.symbols
+        days = options.keep_of.get(table, options.keep) / _DAY
         day = rows * size
         fresh = min(days, _CONVERT_AFTER)
         tables[table] = {
@@ -150,6 +150,7 @@ def model(options: SizeOptions, measured: Mapping[str, Rate]) -> dict[str, Any]:
             "source": rate.source,
             "bytes_per_row": round(size, 1),
             "gb_per_day": round(day / _GB, 2),
+            "keep_days": round(days, 1),
             "gb_kept": round(day * days / _GB, 1),
         }
         rows_per_day += rows
@@ -163,7 +164,6 @@ def model(options: SizeOptions, measured: Mapping[str, Rate]) -> dict[str, Any]:
     cores = max(4.0, rows_per_day / 86_400 * _BURST / _ROWS_A_CORE)
     summary: dict[str, Any] = {
         "symbols": options.symbols,
-        "keep_days": round(days, 1),
         "tables": tables,
         "rows_per_day": round(rows_per_day),
         "rows_per_second": round(rows_per_day / 86_400, 1),

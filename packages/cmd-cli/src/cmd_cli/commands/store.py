@@ -156,11 +156,13 @@ def _size(run: Run, flags: Mapping[str, Any]) -> int:
     symbols = _words(flags["symbols"])
     if not symbols:
         raise UsageError("no symbols are given", hint="--symbols 20, or their names")
+    keep, keep_of = _keeps(flags["keep"] or "365d")
     number, names = values.number_or_names(",".join(symbols))
     options = SizeOptions(
         symbols=len(names) or number,
         types=_tables(flags["types"]) or ("trades", "candles"),
-        keep=_time(flags["keep"] or "365d", "keep"),
+        keep=keep,
+        keep_of=keep_of,
         rows_per_day=_rates(flags["rows_per_day"]),
         measure=values.check_store(flags["measure"]) if flags["measure"] else "",
         depth=flags["depth"] or 1000,
@@ -170,6 +172,19 @@ def _size(run: Run, flags: Mapping[str, Any]) -> int:
     with run.output() as output:
         result: Result = implementation("size")(options, output)
         return output.finish(result)
+
+
+def _keeps(text: str) -> tuple[int, dict[str, int]]:
+    """``365d,book=7d``: for all tables, and for some."""
+    keep = _time("365d", "keep")
+    keep_of: dict[str, int] = {}
+    for word in _words([text]):
+        name, equals, time = word.partition("=")
+        if equals:
+            keep_of |= dict.fromkeys(_tables([name]), _time(time, "keep"))
+        else:
+            keep = _time(word, "keep")
+    return keep, keep_of
 
 
 def _rates(given: Sequence[str]) -> dict[str, float]:
@@ -240,7 +255,9 @@ command = Cmd(
         click.Option(
             ["--format"], metavar="WORD", help="export: parquet, csv or arrow [default: by the name, else parquet]"
         ),
-        click.Option(["--keep"], metavar="TIME", help="size: how long rows are kept [default 365d]"),
+        click.Option(
+            ["--keep"], metavar="TIME", help="size: how long rows are kept, such as 365d,book=7d [default 365d]"
+        ),
         click.Option(["--rows-per-day"], multiple=True, metavar="TYPE=N...", help="size: rows a day of one symbol"),
         click.Option(["--measure"], metavar="KIND:PATH", help="size: a store in which rows a day are measured"),
         click.Option(
