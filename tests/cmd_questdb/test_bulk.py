@@ -240,3 +240,15 @@ def test_200_symbols_are_neither_200_tables_nor_200_times_the_files(questdb_serv
     assert used["many"][0] <= used["one"][0] + 20, used
     assert used["many"][1] <= 3 * used["one"][1], used  # candles of 200 symbols are more than those of one
     assert used["many"][1] < 64 << 20, used
+
+
+def test_the_archiver_keeps_one_manifest_for_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmd_archiver.command import state_folder
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    base = "questdb:http::addr=db:9000;"
+    folder = state_folder(base)
+    assert tmp_path in folder.parents
+    assert state_folder(base + "username=u;password=secret;import_dir=/import;") == folder
+    assert state_folder(base + "table_prefix=other_;") != folder
+    assert state_folder("questdb:http::addr=db:9001;") != folder

@@ -37,3 +37,8 @@ class QuestDBStore:
         from .admin import QuestDBAdmin
 
         return QuestDBAdmin(Conf.parse(location))
+
+    def identity(self, location: str) -> str:
+        """What tells one store from another, without secrets and settings of the connection. Raises UsageError."""
+        conf = Conf.parse(location)
+        return f"{conf.shown} {conf.table_prefix}"
