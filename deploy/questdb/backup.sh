@@ -58,13 +58,14 @@ for left in "$dest"/.part-*; do # of a backup that was killed
 done
 time=$(date -u +%Y%m%dT%H%M%SZ)
 part="$dest/.part-$time"
+note="$dest/.checkpoint" # ours is not released yet; stays when this is killed
 checkpoint=0
 finish() {
   local status=$? answer
   trap - EXIT INT TERM HUP
   if [ "$checkpoint" = 1 ]; then
     answer=$(sql 'CHECKPOINT RELEASE') || true
-    ok "$answer" || { say "error: the checkpoint was not released ($(reason "$answer")); run CHECKPOINT RELEASE, or old files are never removed"; status=1; }
+    if ok "$answer"; then rm -f "$note"; else say "error: the checkpoint was not released ($(reason "$answer")); run CHECKPOINT RELEASE, or old files are never removed"; status=1; fi
   fi
   if [ $status -ne 0 ]; then rm -rf "$part"; fi
   exit $status
@@ -73,12 +74,19 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 if answers; then
+  if [ -f "$note" ]; then
+    say "releasing the checkpoint of a backup that was killed"
+    answer=$(sql 'CHECKPOINT RELEASE') || true
+    ok "$answer" || die "the checkpoint of a killed backup was not released: $(reason "$answer")"
+    rm -f "$note"
+  fi
+  : >"$note"
   # Set before: an answer that is lost may stand for a checkpoint that was made.
   checkpoint=1
   answer=$(sql 'CHECKPOINT CREATE') || true
   if ! ok "$answer"; then
     case $answer in
-      *progress* | HTTP/1.?\ 4*) checkpoint=0 ;; # refused, or somebody else's, who still needs it
+      HTTP/1.?\ 4*) checkpoint=0 && rm -f "$note" ;; # refused, or there is somebody else's, who still needs it
     esac
     die "no checkpoint: $(reason "$answer")"
   fi

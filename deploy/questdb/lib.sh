@@ -130,7 +130,7 @@ wait_healthy() {
 
 # True when the process is the server of this root.
 serves_root() {
-  [ -n "$1" ] && kill -0 "$1" 2>/dev/null && ps -o args= -p "$1" 2>/dev/null | grep -F -- "io.questdb.ServerMain -d $2" >/dev/null
+  [ -n "$1" ] && kill -0 "$1" 2>/dev/null && ps -ww -o args= -p "$1" 2>/dev/null | grep -F -- "io.questdb.ServerMain -d $2" >/dev/null
 }
 
 # load_server DATA: address, name and password of the server of this folder, from its server.conf, for the functions below.

@@ -78,8 +78,9 @@ java=$(find_java)
 jar=$(find_jar "$jar")
 mkdir -p "$root/conf" "$root/db" "$root/import" "$root/export" || die "cannot create $root; choose another --root"
 chmod 700 "$root"
+# The server inherits the lock and keeps it as long as it lives: two servers in one root would damage it.
 exec 9>"$root/local.lock"
-if command -v flock >/dev/null 2>&1; then flock -n 9 || die "another local.sh is starting the server in $root"; fi
+if command -v flock >/dev/null 2>&1; then flock -n 9 || die "another server runs in $root, or is being started; end it first"; fi
 # chosen NAME DEFAULT GIVEN: the given port if it is free, the default, or a free one
 chosen() {
   if [ -n "$3" ] && [ "$3" != 0 ]; then
@@ -125,10 +126,10 @@ detach=()
 if command -v setsid >/dev/null 2>&1; then detach=(setsid); fi
 QDB_HTTP_NET_BIND_TO="127.0.0.1:$port" QDB_HTTP_MIN_NET_BIND_TO="127.0.0.1:$min_port" \
   QDB_PG_NET_BIND_TO="127.0.0.1:$pg_port" QDB_CAIRO_SQL_COPY_ROOT="$root/import" \
-  nohup ${detach[@]+"${detach[@]}"} "${command[@]}" </dev/null >>"$root/server.log" 2>&1 9>&- &
+  nohup ${detach[@]+"${detach[@]}"} "${command[@]}" </dev/null >>"$root/server.log" 2>&1 &
 pid=$!
 echo "$pid" >"$pid_file"
-printf 'http::addr=127.0.0.1:%s;import_dir=%s;\n' "$port" "$root/import" >"$root/connection"
+printf 'http::addr=127.0.0.1:%s;import_dir=%s;root=%s;\n' "$port" "$root/import" "$root" >"$root/connection"
 wait_healthy "$pid" "$min_port" "$root/server.log"
 say "QuestDB $QUESTDB_VERSION runs (process $pid): console http://127.0.0.1:$port, PG port $pg_port, health and metrics http://127.0.0.1:$min_port, root $root"
 say "use it with --store questdb:CONNECTION (the line below); end it with ${BASH_SOURCE[0]} --stop --root $root"

@@ -273,7 +273,18 @@ def test_the_checkpoint_is_released_when_the_copy_fails_or_is_stopped(installed:
     assert process.returncode == 143, words
     assert in_progress() == 0
     assert [p.name for p in backups.iterdir()] == [".lock"]
-    run("backup.sh", "--data", installed.data, "--dest", backups)
+    # Killed, it cannot release: the next one does.
+    killed = subprocess.Popen(
+        [str(DEPLOY / "backup.sh"), "--data", str(installed.data), "--dest", str(backups)],
+        env={**os.environ, "PATH": path}, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    server.wait_for(lambda: in_progress() == 1, "the checkpoint is there")
+    os.killpg(killed.pid, 9)
+    killed.wait(30)
+    assert in_progress() == 1
+    assert "of a backup that was killed" in run("backup.sh", "--data", installed.data, "--dest", backups).stderr
+    assert in_progress() == 0
+    assert not list(backups.glob(".part-*"))
 
 
 def test_a_damaged_copy_is_not_restored(installed: Installed) -> None:

@@ -26,7 +26,7 @@ def test_a_server_of_ones_own(root: Path) -> None:
     port, other, third = free_ports(3)
     ports = ("--port", port, "--pg-port", other, "--min-port", third)
     done = run("local.sh", "--root", root, *ports)
-    assert done.stdout == f"http::addr=127.0.0.1:{port};import_dir={root}/import;\n"
+    assert done.stdout == f"http::addr=127.0.0.1:{port};import_dir={root}/import;root={root};\n"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/exec?query=SELECT+1", timeout=10) as answer:
         assert json.load(answer)["dataset"] == [[1]]
     assert stat.S_IMODE(root.stat().st_mode) == 0o700

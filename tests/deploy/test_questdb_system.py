@@ -19,17 +19,17 @@ from questdb_server import VERSION, find_jar, free_ports
 OVERLAY = r"""
 set -e
 mount -t tmpfs -o size=2g tmpfs "$1"
-mkdir "$1/upper" "$1/work" "$1/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
-mount -t proc proc "$1/root/proc"
-mount --bind -o ro "$1/root/proc/sys" "$1/root/proc/sys" # sysctl would reach the machine's kernel
-mount --rbind /dev "$1/root/dev"
-mount -t tmpfs tmpfs "$1/root/run"
-mkdir -p "$1/root/repo"
-mount --bind "$2" "$1/root/repo"
-install -m 755 "$3" "$1/root/usr/local/bin/systemctl"
-cp "$4" "$1/root/jar"
-exec chroot "$1/root" bash -c "$5"
+mkdir "$1/upper" "$1/work" "$1/top"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/top"
+mount -t proc proc "$1/top/proc"
+mount --bind -o ro "$1/top/proc/sys" "$1/top/proc/sys" # sysctl would reach the machine's kernel
+mount --rbind /dev "$1/top/dev"
+mount -t tmpfs tmpfs "$1/top/run"
+mkdir -p "$1/top/repo"
+mount --bind "$2" "$1/top/repo"
+install -m 755 "$3" "$1/top/usr/local/bin/systemctl"
+cp "$4" "$1/top/jar"
+exec chroot "$1/top" bash -c "$5"
 """
 
 LIFE = r"""
