@@ -97,6 +97,8 @@ def some(n: int = 3) -> Frame:
         (413, b'{"code":"request too large","message":"too large"}', "refused", -1, ""),
         (421, b'{"code":"x","message":"not accepting writes"}', "refused", -1, ""),
         (429, b"Too Many Requests", "refused", -1, ""),
+        (400, b'{"code":"invalid","message":"failed to parse line protocol:errors encountered on line(s):write error: '
+              b'trades, errno: 28, error: No space left [size=131072, fd=2231235511522]"}', "failed", -1, ""),
         (500, b'{"code":"internal error","message":"could not write"}', "failed", -1, ""),
         (502, b"<html>502 Bad Gateway</html>", "failed", -1, ""),
         (503, b"busy", "failed", -1, ""),

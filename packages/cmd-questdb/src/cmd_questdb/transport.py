@@ -41,6 +41,7 @@ _CONNECT: Final = 5.0  # s
 
 _LINE: Final = re.compile(r"error in line (\d+): table: ([^,;]+)(?:, column: ([^;,]+?))?(?:;|,| does not| ?$)")
 _GONE: Final = re.compile(r"creating new (?:tables|columns) is disabled|table does not exist|is being dropped")
+_OWN: Final = re.compile(r"errno: ?\d+|write error|no space left|out of memory|too many open files|timed out", re.I)
 _CAST: Final = re.compile(r"cast error from protocol type|cannot (?:be )?cast|type mismatch")
 _REFUSED: Final = re.compile(
     r'"code":\s*"invalid"|\[code: invalid\]|failed to parse line protocol|too large|not accepting writes|'
@@ -98,6 +99,8 @@ def classify(code: str, text: str) -> TransportError:
         return TransportError("refused", words)
     if code != "ServerFlushError":
         return TransportError("refused", words)
+    if _OWN.search(words):  # a full disk, for one, is answered with 400 as if the rows were bad
+        return TransportError("failed", words)
     line = _LINE.search(words)
     row, column = (int(line[1]) - 1, (line[3] or "").strip()) if line is not None else (-1, "")
     if _GONE.search(words) or _CAST.search(words):

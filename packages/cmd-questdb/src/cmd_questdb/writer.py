@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["QuestDBCounters", "QuestDBWriter", "WriterOptions", "state_folder"]
 
 _LOG: Final = logging.getLogger("cmd_questdb")
+_BULK_CHUNK: Final = 75_000  # rows in a transaction of bulk rows at least: fewer transactions are faster
 
 
 class WriterOptions(msgspec.Struct, frozen=True):
@@ -293,9 +294,9 @@ class QuestDBWriter:
         accepted and the next flush tries again, while the unit is dropped and has to be written again.
         """
         self._check_open()
-        self._send_queue()
-        if self._spill is not None and self._spill.waiting:
+        if self._spill is not None and self._spill.waiting:  # first: it may be full
             self._drain(self._options.drain)
+        self._send_queue()
         self._quarantine.sync()
         self.counters.flushes += 1
 
@@ -420,11 +421,11 @@ class QuestDBWriter:
         patience = self.conf.retry_timeout / 1000
         counters = self._delivery.counters
 
-        def send() -> int:
+        def send(pieces: Iterable[pa.Table]) -> int:
             before = counters.quarantined
             unbeaten = self._is_unbeaten(staged)
-            for piece in staged.pieces():
-                self._delivery.send_rows(staged.name, piece, patience, unbeaten=unbeaten)
+            for piece in pieces:
+                self._delivery.send_rows(staged.name, piece, patience, unbeaten=unbeaten, chunk_rows=_BULK_CHUNK)
             return counters.quarantined - before
 
         if load(self._client, staged.name, staged, send):
