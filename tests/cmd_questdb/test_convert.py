@@ -10,6 +10,8 @@ import pytest
 from questdb_server import QuestDBServer
 
 from cmd_common.errors import StoreError, UsageError
+from cmd_common.io import open_writer
+from cmd_common.records import Trade
 from cmd_questdb import convert as converting
 from cmd_questdb.conf import Conf
 from cmd_questdb.convert import MIN_AGE, convert, converted_days, make_native, partitions, plan
@@ -152,3 +154,18 @@ def test_a_table_that_is_missing_has_no_partitions(questdb: QuestDBServer) -> No
         assert partitions(client, "trades") == []
         start = time.time_ns()
         assert make_native(client, "trades", 0, start) == []
+
+
+def test_a_writer_makes_days_native_before_it_writes_into_them(questdb: QuestDBServer, client: SqlClient) -> None:
+    days = [
+        [Trade(JAN + d * DAY + n // 3, 0, "v", "S", str(n), n, 1.5, 2.0, "buy") for n in range(300)] for d in range(3)
+    ]
+    with open_writer(questdb.location()) as writer:
+        for records in days:
+            writer.write(records)
+    convert(client, plan(client, "trades", older=MIN_AGE, back=False), back=False)
+    assert converted_days(client, "trades") == {date(2025, 1, 1), date(2025, 1, 2)}
+    with open_writer(questdb.location()) as writer:
+        writer.write(days[0])  # the same rows
+    assert converted_days(client, "trades") == {date(2025, 1, 2)}
+    assert questdb.count("trades") == 900

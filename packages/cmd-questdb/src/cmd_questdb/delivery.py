@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from cmd_common.errors import StoreError
 from cmd_common.io import WriterCounters
+from cmd_common.schema import table as table_of
 from cmd_common.seams import Clock, Rng
 
 from .conf import Conf
-from .frames import AHEAD, cut, faults, frame
+from .convert import MIN_AGE, make_native
+from .frames import AHEAD, compute, cut, faults, frame
 from .merge import classes, drop_beaten
 from .quarantine import Quarantine
 from .retry import Backoff, RetryPolicy
@@ -123,7 +125,17 @@ class Delivery:
         """Return when the chunk is stored, without its bad rows. Raises ServerAway after ``patience`` seconds."""
         backoff = self.backoff(patience)
         bad = 0
+        native = False
         while chunk.num_rows:
+            try:
+                if not native:
+                    self._open_partitions(name, chunk)
+                    native = True
+            except ServerAway as error:
+                if not backoff.pause():
+                    raise GaveUp(error) from error
+                self.counters.retries += 1
+                continue
             try:
                 self._transport.send(self.conf.table(name), frame(name, chunk))
             except TransportError as error:
@@ -163,6 +175,14 @@ class Delivery:
             self.counters.sent += chunk.num_rows
             self.touched.add(name)
             return
+
+    def _open_partitions(self, name: str, chunk: pa.Table) -> None:
+        """Make partitions native that old rows go into: in Parquet form they may come to hold duplicates."""
+        bounds = compute().min_max(chunk.column(table_of(name).time)).as_py()
+        if bounds["min"] < self._clock.now() - MIN_AGE:  # younger partitions are never converted
+            made = make_native(self._client, name, bounds["min"], bounds["max"] + 1)
+            if made:
+                _LOG.info("partitions %s of %s are native again for the rows that come", ", ".join(made), name)
 
     def _halve(self, name: str, chunk: pa.Table, patience: float, error: TransportError) -> None:
         """Send a chunk with an unknown bad row in two halves, and those again, until it stands alone."""
