@@ -128,17 +128,17 @@ def test_lost_rows_are_noticed(store: Store) -> None:
     name = conf.table("trades")
     with SqlClient(conf) as client:
         with pytest.raises(StoreError, match=rf"{name} holds only 0 of 100 rows of {VENUE}:LOST on 2024-08-08 after"):
-            bulk.load(client, "trades", staged("trades", rows), lambda: 0)
+            bulk.load(client, "trades", staged("trades", rows), lambda pieces: 0)
         archive(store.url(by_file=False), rows[:60])
         with pytest.raises(StoreError, match="holds only 60 of 100 rows of"):
-            bulk.load(client, "trades", staged("trades", rows), lambda: 0)
+            bulk.load(client, "trades", staged("trades", rows), lambda pieces: 0)
         mixed = random.Random(2).sample(rows, 100)  # not in the order of keys: every key is looked for
         with pytest.raises(StoreError, match=r"holds only 60 of 100 rows after loading; see cmd-cli store check"):
-            bulk.load(client, "trades", staged("trades", mixed, pieces=7), lambda: 0)
-        bulk.load(client, "trades", staged("trades", mixed), lambda: 40)  # which were put into the quarantine
+            bulk.load(client, "trades", staged("trades", mixed, pieces=7), lambda pieces: 0)
+        bulk.load(client, "trades", staged("trades", mixed), lambda pieces: 40)  # which were put into the quarantine
         others = [trade(i, symbol="LOST", live=False, at=T0 + i) for i in range(100, 160)]
         with pytest.raises(StoreError, match="holds only 0 of 60 rows after loading"):  # as many rows, other keys
-            bulk.load(client, "trades", staged("trades", others), lambda: 0)
+            bulk.load(client, "trades", staged("trades", others), lambda pieces: 0)
 
 
 def test_a_table_with_a_ttl_is_named_as_the_cause(questdb_server: Any) -> None:

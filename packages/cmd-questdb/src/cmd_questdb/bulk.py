@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from cmd_common.schema import table as table_of
 
 from .columns import key_arrays, key_of_row, rising
 from .convert import make_native
-from .merge import insert_preferred, present, stored_keys, within, without_keys
+from .merge import extent, insert_preferred, present, stored_keys, within, without_keys
 from .reader import symbol_column
 from .schema import SYMBOLS, TIMES, column_types
 from .sql import SqlClient, SqlError, literal
@@ -38,7 +38,7 @@ from .sql import SqlClient, SqlError, literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Rows", "import_columns", "load", "source_sql"]
+__all__ = ["Rows", "Send", "import_columns", "load", "source_sql"]
 
 _DAY: Final = 86_400_000_000_000
 _PREFIX: Final = "cmd-bulk-"
@@ -52,6 +52,8 @@ class Rows(Protocol):
     """Checked rows of one table with exactly the schema's columns and types, that can be read more than once."""
 
     rows: int
+    times: tuple[int, int]  # [start, end)
+    values: dict[str, set[str]]  # of the key columns with few
 
     def pieces(self) -> Iterator[pa.Table]:
         """All rows, in order."""
@@ -63,15 +65,19 @@ class _Group(NamedTuple):
     day: int
 
 
-def load(client: SqlClient, table: str, rows: Rows, send: Callable[[], int]) -> bool:
+Send = Callable[[Iterable["pa.Table"]], int]
+"""Sends pieces over HTTP by the schema's preference, returns when they are acknowledged; how many rows were refused."""
+
+
+def load(client: SqlClient, table: str, rows: Rows, send: Send) -> bool:
     """Load rows and return when they are stored, can be read, and are proven to be there. Safe to repeat.
 
-    ``send`` sends all of them over HTTP by the schema's preference, returns when they are acknowledged, and tells how
-    many were put into the quarantine. True: the server read them out of its import folder instead. Raises StoreError
-    where rows are missing or the import folder does not work, TableSuspended, ServerAway.
+    True: the server read them out of its import folder; False: they went over HTTP by ``send``. Raises StoreError where
+    rows are missing or the import folder does not work, TableSuspended, ServerAway.
     """
     if not rows.rows:
         return False
+    make_native(client, table, *rows.times)  # 9.3.4 stores duplicates in partitions of Parquet form
     work = _Load(client, table_of(table), rows)
     by_file = bool(client.conf.import_dir) and rows.rows > _FEW
     refused = work.by_file() if by_file else work.by_frames(send)
@@ -89,20 +95,19 @@ class _Load:
         self._name = client.conf.table(table.name)
         self._rows = rows
         self._given: dict[_Group, int] = {}
-        self._times = (2**63 - 1, -(2**63))
         self._rising = True  # every row's key is greater than that of the row before
         self._last: tuple[Any, ...] | None = None
-        self._days: set[int] = set()
-        self._alone = False  # nothing was stored for these days before
+        self._alone = not self._any_stored()  # nothing is there for these days yet
 
     # The way there
 
-    def by_frames(self, send: Callable[[], int]) -> int:
+    def by_frames(self, send: Send) -> int:
         """Send all rows over HTTP; returns how many were refused."""
-        for _ in self._counted():
+        pieces = self._counted()
+        refused = send(pieces)
+        for _ in pieces:  # what was not sent is missed by the proof
             pass
-        self._alone = not self._stored()
-        return send()
+        return refused
 
     def by_file(self) -> int:
         """Let the server read a file in its import folder; it takes all rows or none."""
@@ -121,7 +126,6 @@ class _Load:
                 self._write(file)
                 os.chmod(folder, 0o755)  # the server may run as another user
                 os.chmod(file, 0o644)
-            self._alone = not self._stored()
             self._insert(f"{folder.name}/{file.name}")
             return 0
         finally:
@@ -145,8 +149,7 @@ class _Load:
                 writer.close()
 
     def _insert(self, file: str) -> None:
-        venues = {group.venue for group in self._given}
-        symbols = {group.symbol for group in self._given}
+        venues, symbols = self._rows.values.get("venue", set()), self._rows.values.get("symbol", set())
         try:
             insert_preferred(
                 self._client,
@@ -154,8 +157,7 @@ class _Load:
                 source_sql(self._table.name, file),
                 min(venues) if len(venues) == 1 else None,
                 min(symbols) if len(symbols) == 1 else None,
-                self._times[0],
-                self._times[1] + 1,
+                *self._rows.times,
                 timeout=_INSERT,
             )
         except SqlError as error:
@@ -167,9 +169,7 @@ class _Load:
             raise
 
     def _counted(self) -> Iterator[pa.Table]:
-        """The rows, while note is taken of them and their days are made ready."""
-        import pyarrow.compute as pc
-
+        """The rows, while note is taken of them."""
         for data in self._rows.pieces():
             if not data.num_rows:
                 continue
@@ -178,13 +178,8 @@ class _Load:
                 first, last = key_of_row(keys, 0), key_of_row(keys, data.num_rows - 1)
                 self._rising = (self._last is None or self._last < first) and rising(keys, data.num_rows)
                 self._last = last
-            bounds = cast("Any", pc.min_max(keys[0])).as_py()
-            self._times = (min(self._times[0], bounds["min"]), max(self._times[1], bounds["max"]))
             for group, rows in _groups(self._table, data):
                 self._given[group] = self._given.get(group, 0) + rows
-                if group.day not in self._days:  # 9.3.4 stores duplicates in partitions of Parquet form
-                    make_native(self._client, self._table.name, group.day * _DAY, (group.day + 1) * _DAY)
-                    self._days.add(group.day)
             yield data
 
     # The proof
@@ -202,19 +197,22 @@ class _Load:
         if missing > refused:
             raise self._lost(f"{self._rows.rows - missing} of {self._rows.rows} rows")
 
+    def _these_days(self) -> str:
+        """The condition of what is given: whole days, with these venues, symbols and so on."""
+        start, end = self._rows.times
+        days = within(self._table.name, start // _DAY * _DAY, -(-end // _DAY) * _DAY, self._rows.values)
+        return f"{days} AND {present(self._table.name)}"
+
+    def _any_stored(self) -> bool:
+        return bool(self._client.exec(f"SELECT 1 FROM {self._name} WHERE {self._these_days()} LIMIT 1").rows)
+
     def _stored(self) -> dict[_Group, int]:
         """Stored rows by venue, symbol and day, of those that were given."""
         table = self._table
-        symbol = symbol_column(table)
         venue = "venue" if "venue" in table.names else "''"
-        equal: dict[str, Sequence[str]] = {symbol: sorted({g.symbol for g in self._given})}
-        if "venue" in table.names:
-            equal["venue"] = sorted({g.venue for g in self._given})
-        first, last = min(self._days), max(self._days)
         rows = self._client.exec(
-            f"SELECT {venue} AS v, {symbol} AS s, {table.time}::LONG / {_DAY} AS d, count() AS n "
-            f"FROM {self._name} "
-            f"WHERE {within(table.name, first * _DAY, (last + 1) * _DAY, equal)} AND {present(table.name)}",
+            f"SELECT {venue} AS v, {symbol_column(table)} AS s, {table.time}::LONG / {_DAY} AS d, count() AS n "
+            f"FROM {self._name} WHERE {self._these_days()}",
             timeout=_INSERT,
         ).rows
         found = {_Group(v, s, d): n for v, s, d, n in rows}
@@ -222,15 +220,10 @@ class _Load:
 
     def _missing(self, data: pa.Table) -> int:
         """How many rows have keys that are not stored."""
-        import pyarrow.compute as pc
-
-        table = self._table
-        bounds = cast("Any", pc.min_max(data.column(table.time))).as_py()
-        equal: dict[str, Any] = {
-            c: data.column(c).unique().to_pylist() for c in ("venue", symbol_column(table)) if c in table.key
-        }
-        found = stored_keys(self._client, table.name, within(table.name, bounds["min"], bounds["max"] + 1, equal))
-        return without_keys(table.name, data, found).num_rows
+        name = self._table.name
+        (start, end), equal = extent(name, data)
+        found = stored_keys(self._client, name, within(name, start, end, equal))
+        return without_keys(name, data, found).num_rows
 
     def _lost(self, what: str) -> StoreError:
         ttl = self._client.value(f"SELECT ttlValue FROM tables() WHERE table_name = {literal(self._name)}")

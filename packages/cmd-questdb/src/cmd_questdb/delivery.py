@@ -105,9 +105,12 @@ class Delivery:
         self._quarantine.put(name, column, reason, row.to_pylist()[0])
         self.counters.quarantined += 1
 
-    def send_rows(self, name: str, data: pa.Table, patience: float, *, unbeaten: bool = False) -> None:
+    def send_rows(
+        self, name: str, data: pa.Table, patience: float, *, unbeaten: bool = False, chunk_rows: int = 0
+    ) -> None:
         """Store rows by the schema's preference; ``unbeaten``: it is known that no better row is stored.
 
+        ``chunk_rows``: how many may go in one transaction, where that is more than the setting of the store says.
         Raises ServerAway when that takes longer than ``patience`` seconds a chunk, TableSuspended, StoreError.
         """
         import pyarrow as pa
@@ -118,7 +121,7 @@ class Delivery:
             mine = data if len(found) == 1 else data.filter(pa.array(of_row == cls))
             left = mine if unbeaten else drop_beaten(self._client, name, mine, cls)
             self.counters.beaten += mine.num_rows - left.num_rows
-            for chunk in cut(left, self.conf.chunk_rows):
+            for chunk in cut(left, max(chunk_rows, self.conf.chunk_rows)):
                 self.send_chunk(name, chunk, patience)
 
     def send_chunk(self, name: str, chunk: pa.Table, patience: float) -> None:

@@ -388,22 +388,23 @@ class QuestDBWriter:
         while True:
             if not self._is_back():
                 return False
-            chunk = spill.peek()
+            group = spill.peek(self.conf.chunk_rows)
             if spill.damaged > damaged:
                 self._notice(f"{spill.damaged - damaged} damaged parts of {spill.folder} were left out; see *.damaged")
                 damaged = spill.damaged
-            if chunk is None:
+            if group is None:
                 self._returned()
                 return True
             try:
                 self._check()
-                self._delivery.send_rows(chunk.table, chunk.data, 0.0)
+                for name, data in _by_table(group.chunks):
+                    self._delivery.send_rows(name, data, 0.0)
             except (ServerAway, TableSuspended) as error:
                 self._left(error)
                 return False
-            spill.sent(chunk.token)
+            spill.sent(group.token)
             self._returned()
-            self.counters.drained += chunk.data.num_rows
+            self.counters.drained += sum(data.num_rows for _, data in group.chunks)
             if self._monotonic() > end:
                 return False
 
@@ -523,3 +524,13 @@ class QuestDBWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _by_table(chunks: Sequence[tuple[str, pa.Table]]) -> list[tuple[str, pa.Table]]:
+    """The rows of chunks put together by table; order means something only within one."""
+    import pyarrow as pa
+
+    found: dict[str, list[pa.Table]] = {}
+    for name, data in chunks:
+        found.setdefault(name, []).append(data)
+    return [(name, pa.concat_tables(parts)) for name, parts in found.items()]
