@@ -17,10 +17,13 @@ DEPLOY = Path(__file__).parents[2] / "deploy" / "questdb"
 
 
 def run(script: str, *arguments: object, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of deploy/questdb; the jar in the cache or CMD_QUESTDB_JAR is used."""
+    """Run a script of deploy/questdb; the jar in the cache or CMD_QUESTDB_JAR is used.
+
+    COLUMNS: ps cuts its lines there unless it is told not to.
+    """
     done = subprocess.run(
         [str(DEPLOY / script), *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "COLUMNS": "80", **environment},
     )  # fmt: skip
     assert (done.returncode == 0) == ok, f"{script} ended with {done.returncode}: {done.stdout}{done.stderr}"
     return done
