@@ -23,11 +23,11 @@ def chunk(i: int, size: int = 3):
     return "trades", to_batch("trades", rows("trades", [trade(i * 100 + k) for k in range(size)]))
 
 
-def drain(spill: Spill) -> list[str]:
+def drain(spill: Spill, rows: int = 1) -> list[str]:
     """First trade id of every chunk, in the order in which they leave."""
     found = []
-    while (waiting := spill.peek()) is not None:
-        found.append(waiting.data.column("trade_id")[0].as_py())
+    while (waiting := spill.peek(rows)) is not None:
+        found += [data.column("trade_id")[0].as_py() for _, data in waiting.chunks]
         spill.sent(waiting.token)
     return found
 
@@ -60,7 +60,7 @@ def test_chunks_leave_in_the_order_in_which_they_came_and_nothing_remains(tmp_pa
     assert spill.waiting
     first = spill.peek()
     assert first is not None
-    assert first.table == "trades"
+    assert [name for name, _ in first.chunks] == ["trades"]
     spill.append([chunk(4)])  # while it is being read
     assert drain(spill) == firsts(1, 2, 3, 4)
     assert not spill.waiting
@@ -69,6 +69,19 @@ def test_chunks_leave_in_the_order_in_which_they_came_and_nothing_remains(tmp_pa
     assert drain(spill) == firsts(5)
     spill.close()
     assert files(tmp_path) == []
+
+
+def test_small_chunks_leave_together_but_not_too_many(tmp_path: Path) -> None:
+    spill = Spill(str(tmp_path), LIMIT)
+    for i in range(1, 8):
+        spill.append([chunk(i)])
+    group = spill.peek(7)
+    assert group is not None
+    assert len(group.chunks) == 3
+    assert spill.peek(7) is not group  # not sent: the same once more
+    spill.sent(group.token)
+    assert drain(spill, 7) == firsts(4, 5, 6, 7)
+    spill.close()
 
 
 def test_what_a_dead_writer_left_comes_before_our_own(tmp_path: Path) -> None:
@@ -131,7 +144,7 @@ def test_damage_in_the_middle_costs_that_chunk_is_counted_and_kept(tmp_path: Pat
     data[middle] ^= 0xFF
     path.write_bytes(data)
     again = Spill(str(tmp_path), LIMIT)
-    assert drain(again) == firsts(1, 3)
+    assert drain(again, 100) == firsts(1, 3)
     assert again.damaged == 1
     again.close()
     assert [n for n in files(tmp_path) if not n.endswith(".lock")] == ["00000001.spill.damaged"]
@@ -217,7 +230,7 @@ def test_random_work_with_kills_keeps_the_order(tmp_path: Path) -> None:
                 number += 1
                 spill.append([chunk(number)])
             elif (waiting := spill.peek()) is not None:
-                left.append(waiting.data.column("trade_id")[0].as_py())
+                left.append(waiting.chunks[0][1].column("trade_id")[0].as_py())
                 if rng.random() < 0.8:
                     spill.sent(waiting.token)
         for path, lock in spill._locks.items():  # what a killed process leaves: its files, and locks that are free

@@ -6,8 +6,8 @@ that the client encodes: times as datetime64[ns], text as Arrow strings, sides o
 What QuestDB cannot tell from NULL is found here and never sent: NaN (but where it says that an exchange does not
 tell, which is NULL in the table) and infinities, the least int64 and int32.
 Neither is a time before 1970, which the client refuses; a NUL character, which breaks the server's JSON; or a time
-of the designated column that is more than ``AHEAD`` ahead of the server's clock: one row far in the future would let
-a TTL drop everything else, and make all that follows out of order.
+of the designated column that is more than ``AHEAD`` ahead of the clocks here and of the server: one row far in the
+future makes all that follows out of order, and cannot be taken back.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
     "tombstones",
 ]
 
-AHEAD: Final = 86_400_000_000_000  # ns that a row may be ahead of the server's clock
+AHEAD: Final = 86_400_000_000_000  # ns that a row may be ahead of the clocks
 LATEST: Final = 9_190_000_000_000_000_000  # ns, in the year 2261: TIMESTAMP_NS ends in 2262
 _CHUNK_BYTES: Final = 16 << 20  # of Arrow; the client's buffer takes 100 MiB of text
 
@@ -244,7 +244,9 @@ def faults(name: str, data: pa.Table, latest: int = LATEST) -> list[Fault]:
                 note(column.name, pc.less(values, 0), "a time before 1970")
             if column.name == table.time and limits["max"] > latest:
                 reason = (
-                    "a time after 2261" if latest == LATEST else "a time more than a day ahead of the server's clock"
+                    "a time after 2261"
+                    if latest == LATEST
+                    else "a time more than a day ahead of the clocks here and of the server"
                 )
                 note(column.name, pc.greater(values, latest), reason)
         elif kind in ("int64", "int32"):

@@ -9,9 +9,9 @@ table's name and an Arrow IPC stream. ``append`` returns when the frames are syn
 follows the last whole frame of a segment was never confirmed, and is ignored; a damaged frame in the middle costs
 that frame, is counted, and its segment is kept as ``.damaged``.
 
-Frames leave in the order in which they came: those of dead writers (their lock can be taken) before our own. Each
-is noted as sent before the next is, so that a writer that is killed sends at most one of them twice, which the
-tables' deduplication swallows. A write while older frames wait goes behind them.
+Frames leave in the order in which they came: those of dead writers (their lock can be taken) before our own. Some
+are sent together and noted as sent before the next are, so that a writer that is killed sends at most one such group
+twice: the tables' deduplication swallows that, and each key ends as the group's last row left it. A write while older frames wait goes behind them.
 
 The spill is bounded. Its policy when it is full is ``refuse``: the flush fails, the rows stay with the writer, and
 whoever feeds it is slowed down or stopped; nothing that was confirmed is dropped for what is new.
@@ -35,7 +35,7 @@ from cmd_common.seams import Disk, OsDisk
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Spill", "SpillFull", "SpilledChunk", "decode", "encode"]
+__all__ = ["Spill", "SpillFull", "SpilledGroup", "decode", "encode"]
 
 _MAGIC: Final = b"\xc5QDB"
 _VERSION: Final = 1
@@ -50,11 +50,10 @@ class SpillFull(StoreError):
     """There is no room for more; nothing of the call was taken."""
 
 
-class SpilledChunk(NamedTuple):
-    """A chunk that waits, and what ``Spill.sent`` needs to know of it."""
+class SpilledGroup(NamedTuple):
+    """Chunks that wait, oldest first, and what ``Spill.sent`` needs to know of them."""
 
-    table: str
-    data: pa.Table
+    chunks: list[tuple[str, pa.Table]]
     token: tuple[str, int]
 
 
@@ -105,21 +104,21 @@ class _Segment:
         self.path = path
         self.data = data
         self.position = position  # of the next frame that was not sent
-        self.damaged = 0
+        self.holes: set[int] = set()
 
-    def next(self) -> tuple[bytes, int] | None:
-        """The next whole frame and the position behind it; damaged ones are counted and passed over."""
-        while self.position < len(self.data):
-            payload = _frame_at(self.data, self.position)
+    def next(self, at: int) -> tuple[bytes, int] | None:
+        """The first whole frame from a position on and the position behind it; damaged ones are noted."""
+        while at < len(self.data):
+            payload = _frame_at(self.data, at)
             if payload is not None:
-                return payload, self.position + _HEAD.size + len(payload)
-            at = self.data.find(_MAGIC, self.position + 1)
-            while at >= 0 and _frame_at(self.data, at) is None:
-                at = self.data.find(_MAGIC, at + 1)
-            if at < 0:
+                return payload, at + _HEAD.size + len(payload)
+            found = self.data.find(_MAGIC, at + 1)
+            while found >= 0 and _frame_at(self.data, found) is None:
+                found = self.data.find(_MAGIC, found + 1)
+            if found < 0:
                 return None  # a torn tail: it was never confirmed
-            self.damaged += 1
-            self.position = at
+            self.holes.add(at)
+            at = found
         return None
 
 
@@ -130,7 +129,7 @@ class Spill:
         """Make this writer's folder and look for rows that earlier writers left. Raises StoreError."""
         self.folder = folder
         self.limit = limit
-        self.damaged = 0
+        self.damaged = 0  # frames that could not be read
         self.adopted = 0  # folders of dead writers that were taken over
         self._disk: Disk = disk if disk is not None else OsDisk()
         self._segment_bytes = segment
@@ -262,15 +261,22 @@ class Spill:
 
     # -- reading ----------------------------------------------------------------------------------------
 
-    def peek(self) -> SpilledChunk | None:
-        """The oldest chunk that was not sent; None when there is none. Raises StoreError."""
+    def peek(self, rows: int = 1) -> SpilledGroup | None:
+        """The oldest chunks that were not sent, until they have so many rows; None when there is none.
+
+        Raises StoreError.
+        """
         try:
             while self._queue:
                 segment = self._segment()
-                found = segment.next()
-                if found is not None:
-                    table, data = decode(found[0])
-                    return SpilledChunk(table, data, (segment.path, found[1]))
+                chunks: list[tuple[str, pa.Table]] = []
+                count, position = 0, segment.position
+                while count < rows and (found := segment.next(position)) is not None:
+                    chunks.append(decode(found[0]))
+                    count += chunks[-1][1].num_rows
+                    position = found[1]
+                if chunks:
+                    return SpilledGroup(chunks, (segment.path, position))
                 self._finish(segment)
         except OSError as error:
             raise StoreError(f"cannot read the spill {self.folder}: {error.strerror}") from error
@@ -306,7 +312,7 @@ class Spill:
         return best
 
     def sent(self, token: tuple[str, int]) -> None:
-        """Note that the chunk that ``peek`` gave is stored on the server. Raises StoreError."""
+        """Note that the chunks that ``peek`` gave are stored on the server. Raises StoreError."""
         path, position = token
         assert self._reading is not None
         assert self._reading.path == path
@@ -325,8 +331,8 @@ class Spill:
         self._bytes -= self._disk.size(path)
         self._queue.pop(0)
         self._reading = None
-        if segment.damaged:
-            self.damaged += segment.damaged
+        if segment.holes:
+            self.damaged += len(segment.holes)
             self._disk.rename(path, path + ".damaged")
         else:
             self._disk.remove(path)

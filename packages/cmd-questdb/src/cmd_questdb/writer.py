@@ -170,9 +170,9 @@ class QuestDBWriter:
         if abs(skew) > AHEAD // 24:
             self._notice(
                 f"the clocks of this machine and of {self.conf.shown} differ by {abs(skew) / 3.6e12:,.1f} hours; "
-                "rows more than a day ahead of the server's are not stored"
+                "rows more than a day ahead of both are not stored"
             )
-        self._delivery.ahead = AHEAD + skew
+        self._delivery.ahead = AHEAD + max(skew, 0)
         self._checked = True
 
     # -- accepting --------------------------------------------------------------------------------------
