@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from cmd_common.errors import StoreError
 from cmd_common.filelock import take
@@ -30,7 +30,7 @@ from cmd_common.schema import table as table_of
 
 from .columns import key_arrays, key_of_row, rising
 from .convert import make_native
-from .merge import extent, insert_preferred, present, stored_keys, within, without_keys
+from .merge import any_better, extent, insert_preferred, present, stored_keys, within, without_keys
 from .reader import symbol_column
 from .schema import SYMBOLS, TIMES, column_types
 from .sql import SqlClient, SqlError, literal
@@ -54,6 +54,7 @@ class Rows(Protocol):
     rows: int
     times: tuple[int, int]  # [start, end)
     values: dict[str, set[str]]  # of the key columns with few
+    classes: set[int]  # of the preference, see ``merge``
 
     def pieces(self) -> Iterator[pa.Table]:
         """All rows, in order."""
@@ -77,6 +78,7 @@ def load(client: SqlClient, table: str, rows: Rows, send: Send) -> bool:
     """
     if not rows.rows:
         return False
+    client.wait_applied([client.conf.table(table)], timeout=_APPLY)  # what is there is looked at
     make_native(client, table, *rows.times)  # 9.3.4 stores duplicates in partitions of Parquet form
     work = _Load(client, table_of(table), rows)
     by_file = bool(client.conf.import_dir) and rows.rows > _FEW
@@ -142,22 +144,30 @@ class _Load:
                 made = import_columns(self._table, data)
                 if writer is None:
                     words = [n for n in self._table.names if n in SYMBOLS]
-                    writer = pq.ParquetWriter(path, made.schema, compression="lz4", use_dictionary=cast("Any", words))
+                    options: dict[str, Any] = {"compression": "lz4", "use_dictionary": words, "write_statistics": False}
+                    writer = pq.ParquetWriter(path, made.schema, **options)
                 writer.write_table(made)
         finally:
             if writer is not None:
                 writer.close()
 
     def _insert(self, file: str) -> None:
-        venues, symbols = self._rows.values.get("venue", set()), self._rows.values.get("symbol", set())
+        name, rows = self._table.name, self._rows
+        venues, symbols = rows.values.get("venue", set()), rows.values.get("symbol", set())
+        # Most days hold nothing better, and the join that looks for it takes as long as the rest.
+        unbeaten = len(rows.classes) == 1 and not any_better(
+            self._client, name, rows.times, rows.values, max(rows.classes)
+        )
         try:
             insert_preferred(
                 self._client,
-                self._table.name,
-                source_sql(self._table.name, file),
+                name,
+                source_sql(name, file, joined=not unbeaten),
                 min(venues) if len(venues) == 1 else None,
                 min(symbols) if len(symbols) == 1 else None,
-                *self._rows.times,
+                *rows.times,
+                known=rows.classes,
+                unbeaten=unbeaten,
                 timeout=_INSERT,
             )
         except SqlError as error:
@@ -280,10 +290,10 @@ def _offsets(sizes: Any) -> Any:
     return pa.array(np.concatenate(([0], np.cumsum(sizes))).astype(np.int32), pa.int32())
 
 
-def source_sql(table: str, file: str) -> str:
+def source_sql(table: str, file: str, *, joined: bool = True) -> str:
     """The query that reads a file made of ``import_columns``, ``file`` as the server knows it.
 
-    Text is cast: in 9.3.4 a VARCHAR out of read_parquet() is equal to that of a table alone, but not as one of
+    ``joined``: it is to be joined by its keys, so text is cast: in 9.3.4 a VARCHAR out of read_parquet() is equal to that of a table alone, but not as one of
     several keys of a join, and dedup by the schema's preference would silently find no better row.
     """
     types = column_types(table)
@@ -292,7 +302,7 @@ def source_sql(table: str, file: str) -> str:
         if c.type in LEVEL_WIDTH:
             return f"{c.name}[1:{LEVEL_WIDTH[c.type] + 1}, 1:n_{c.name} + 1] AS {c.name}"
         cast_to = {"SYMBOL": "SYMBOL", "VARCHAR": "STRING"}.get(types[c.name])
-        return f"{c.name}::{cast_to} AS {c.name}" if cast_to else c.name
+        return f"{c.name}::{cast_to} AS {c.name}" if cast_to and joined else c.name
 
     return f"SELECT {', '.join(map(column, table_of(table).columns))} FROM read_parquet({literal(file)})"
 

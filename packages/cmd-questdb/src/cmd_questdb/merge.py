@@ -214,18 +214,23 @@ def insert_preferred(
     start: int,
     end: int,
     *,
+    known: Collection[int] = (),
+    unbeaten: bool = False,
     timeout: float | None = None,
 ) -> None:
     """Insert the rows of a query into table ``table`` of the schema, where no better row of their key is stored.
 
     ``source_sql`` gives the record's columns under the schema's names and with QuestDB's types, for times in
-    ``[start, end)`` and, where they are given, one venue and symbol. Safe to repeat. Returns when the server has
+    ``[start, end)`` and, where they are given, one venue and symbol. ``known``: their classes, where the caller knows
+    them; ``unbeaten``: it is known, too, that no better row is stored. Safe to repeat. Returns when the server has
     committed the rows; they can be read once they are applied. Raises what ``SqlClient.exec`` raises.
     """
     wait_applied(client, table)
-    found = sorted(client.exec(f"SELECT DISTINCT {class_sql(table)} AS c FROM ({source_sql})").column("c"))
+    found = sorted(known or client.exec(f"SELECT DISTINCT {class_sql(table)} AS c FROM ({source_sql})").column("c"))
     for cls in reversed(found):  # the worst first: of rows with one key in the source, the best is written last
-        client.exec(_insert(client, table, source_sql, venue, symbol, start, end, int(cls), found), timeout=timeout)
+        alone = unbeaten and len(found) == 1
+        statement = _insert(client, table, source_sql, venue, symbol, start, end, int(cls), found, alone)
+        client.exec(statement, timeout=timeout)
 
 
 def _insert(
@@ -238,6 +243,7 @@ def _insert(
     end: int,
     cls: int,
     found: Sequence[int],
+    unbeaten: bool,
 ) -> str:
     """The statement that inserts the rows of one class."""
     schema, full = table_of(name), identifier(client.conf.table(name))
@@ -248,7 +254,7 @@ def _insert(
     if len(found) > 1:
         source += f" WHERE ({class_sql(name)}) = {cls}"
     head = f"INSERT INTO {full} ({', '.join(names)}) SELECT {columns} FROM ({source}) s"
-    if not cls:
+    if not cls or unbeaten:
         return head
     equal = {c: [v] for c, v in (("venue", venue), ("symbol", symbol)) if v is not None and c in schema.key}
     where = f"{within(name, start, end, equal)} AND {_better(name, cls)} AND {present(name)}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Staged", "Unit"]
 
-_MEMORY: Final = 32 << 20
+_MEMORY: Final = 128 << 20  # of Arrow, a million trades: most days never touch the disk
 
 
 class Staged:

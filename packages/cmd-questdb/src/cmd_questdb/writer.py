@@ -209,7 +209,7 @@ class QuestDBWriter:
     def write_batch(self, table: str, batch: ArrowBatch) -> int:
         """Collect rows of anything with the Arrow C stream; they are stored by the next ``flush``.
 
-        A stream is read batch by batch and kept on disk beyond 32 MiB. Returns the number of rows. Raises
+        A stream is read batch by batch and kept on disk beyond 128 MiB. Returns the number of rows. Raises
         UnknownNameError for the table, StoreError for columns or types that differ from the schema, and for nulls;
         when reading fails later, the whole unit since the last flush is dropped.
         """
