@@ -20,6 +20,7 @@ from pathlib import Path
 
 CLI = str(Path(sysconfig.get_path("scripts")) / "cmd-cli")
 VENUE = "binance-spot"
+DATA = "data/demo"
 QUERIES = (
     (
         "trades by symbol, live and archived in one table",
@@ -38,6 +39,27 @@ QUERIES = (
         "SELECT q.symbol, count(*) AS quotes, round(avg(ask_price - bid_price), 8) AS average_spread, "
         "(SELECT count(*) FROM gaps g WHERE g.symbol = q.symbol) AS gaps "
         "FROM quotes q GROUP BY q.symbol ORDER BY q.symbol",
+    ),
+)
+
+QUESTDB = Path(__file__).resolve().parent / "questdb" / "local.sh"
+QUESTDB_QUERIES = (
+    (
+        "trades by symbol, live and archived in one table",
+        "SELECT symbol, count() AS trades, round(sum(quantity), 4) AS volume, "
+        "sum(CASE WHEN ts_recv IS NOT NULL THEN 1 ELSE 0 END) AS live, "
+        "sum(CASE WHEN ts_recv IS NULL THEN 1 ELSE 0 END) AS archived "
+        "FROM trades GROUP BY symbol ORDER BY symbol",
+    ),
+    (
+        "hourly candles, kept by the server from the trades of the archived days",
+        "SELECT symbol, open_time, open, high, low, close, trades FROM candles_1h ORDER BY symbol, open_time LIMIT 6",
+    ),
+    (
+        "average spread of the recorded quotes, and what is missing",
+        "SELECT q.symbol, q.quotes, q.average_spread, coalesce(g.gaps, 0) AS gaps FROM "
+        "(SELECT symbol, count() AS quotes, round(avg(ask_price - bid_price), 8) AS average_spread FROM quotes) q "
+        "LEFT JOIN (SELECT symbol, count() AS gaps FROM gaps) g ON (symbol) ORDER BY symbol",
     ),
 )
 
@@ -69,18 +91,48 @@ def start_replay(symbols: int, seed: int) -> tuple[subprocess.Popen[str], dict[s
     return process, json.loads(line)
 
 
+def start_questdb(root: Path) -> str:
+    """Start a QuestDB in ``root`` on free loopback ports and return its connection string."""
+    command = [str(QUESTDB), "--root", str(root), "--port", "0", "--pg-port", "0", "--min-port", "0"]
+    print(f"$ deploy/questdb/local.sh {' '.join(command[1:])}", flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit("demo: error: QuestDB did not start; the line above says why")
+    return done.stdout.strip()
+
+
+def stop_questdb(root: Path) -> None:
+    """End the QuestDB of ``root``, where one runs."""
+    subprocess.run([str(QUESTDB), "--stop", "--root", str(root)], check=False, stderr=subprocess.DEVNULL)
+
+
+def fresh_folder(data: Path, store: str) -> None:
+    """Make way for a new store; refuses to remove what is not one."""
+    mark = "conf/server.conf" if store == "questdb" else "_store"
+    if not data.exists():
+        return
+    if not data.is_dir() or (any(data.iterdir()) and not (data / mark).exists()):
+        raise SystemExit(f"demo: error: {data} is not a store, so it is not replaced; choose another --data")
+    if store == "questdb":
+        stop_questdb(data)
+    shutil.rmtree(data)
+
+
 def demo(arguments: argparse.Namespace) -> None:
     """Run the whole job and print where the data is."""
     data = Path(arguments.data).resolve()
-    if data.exists():
-        if not data.is_dir() or (any(data.iterdir()) and not (data / "_store").is_dir()):
-            raise SystemExit(f"demo: error: {data} is not a store, so it is not replaced; choose another --data")
-        shutil.rmtree(data)
-    store = f"parquet:{data}"
+    store, queries = f"parquet:{data}", QUERIES
+    if arguments.store == "questdb":
+        data = data.with_name(data.name + "-questdb") if arguments.data == DATA else data
+        queries = QUESTDB_QUERIES
+    fresh_folder(data, arguments.store)
     began = time.monotonic()
     replay: subprocess.Popen[str] | None = None
     endpoint: list[str] = []
     try:
+        if arguments.store == "questdb":
+            say("a QuestDB server on loopback")
+            store = f"questdb:{start_questdb(data)}"
         if arguments.live:
             symbols = ["BTCUSDT", "ETHUSDT"]
             archive_symbols = symbols
@@ -114,7 +166,7 @@ def demo(arguments: argparse.Namespace) -> None:
         archive_summary = json.loads(archived.strip().splitlines()[-1])
 
         say("three queries over the one store")
-        for title, query in QUERIES:
+        for title, query in queries:
             print(f"\n{title}")
             print(run(["query", query, "--store", store, "--format", "table"], quiet=True), end="", flush=True)
 
@@ -129,8 +181,12 @@ def demo(arguments: argparse.Namespace) -> None:
         print(counts, end="")
         print(f"recorded: {sum(summary['records'].values())} records, {summary['gaps']} gaps")
         print(f"archived: {json.dumps(archive_summary)}")
-        size = sum(f.stat().st_size for f in data.rglob("*") if f.is_file())
+        files = data / "db" if arguments.store == "questdb" else data
+        size = sum(f.stat().st_size for f in files.rglob("*") if f.is_file())
         print(f"the data is in {data} ({size / 1e6:.1f} MB), after {time.monotonic() - began:.0f} s")
+        if arguments.store == "questdb":
+            print(f"start its server again: {QUESTDB} --root {data}")
+            store = "questdb:CONNECTION  (the line that prints)"
         print(f'ask it something: {CLI} query "SELECT * FROM trades LIMIT 5" --store {store}')
     finally:
         if replay is not None:
@@ -140,6 +196,8 @@ def demo(arguments: argparse.Namespace) -> None:
             except subprocess.TimeoutExpired:
                 replay.kill()
                 replay.wait()
+        if arguments.store == "questdb":
+            stop_questdb(data)
 
 
 def main() -> None:
@@ -149,7 +207,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=10, help="how long to record (default 10)")
     parser.add_argument("--symbols", type=int, default=4, help="simulated symbols (default 4)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the simulation (default 1)")
-    parser.add_argument("--data", default="data/demo", help="folder of the store, replaced (default data/demo)")
+    parser.add_argument("--data", default=DATA, help=f"folder of the store, replaced (default {DATA})")
+    parser.add_argument(
+        "--store",
+        choices=("parquet", "questdb"),
+        default="parquet",
+        help="the embedded store, or a QuestDB server started for the demo (default parquet)",
+    )
     arguments = parser.parse_args()
     if arguments.seconds < 1:
         parser.error("--seconds must be at least 1")

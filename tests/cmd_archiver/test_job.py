@@ -445,7 +445,7 @@ def test_the_manifest_knows_ids_and_checksums(go, server, store, recorded):
 
 def test_stores_without_a_folder_keep_their_manifest_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    one, two = state_folder("questdb:host:9009"), state_folder("questdb:other:9009")
+    one, two = state_folder("questdb:http::addr=host:9000;"), state_folder("questdb:http::addr=other:9000;")
     assert one != two
     assert one.is_relative_to(tmp_path)
     assert state_folder("parquet:/data/x") == Path("/data/x")

@@ -69,7 +69,7 @@ BAD = [
     ([*REPLAY, "--start", "soon"], "start 'soon' is not a time; write it as 2025-03-01 or 2025-03-01T23:59:00"),
     ([*REPLAY, "--recording", "none.ndjson"], "recording none.ndjson is not a file"),
     (["query", "SELECT 1"], "no store is given; add --store parquet:DIR, or store = ... in cmd.toml"),
-    (["query", "SELECT 1", "--store", "xyz:data"], "unknown store 'xyz'; installed are: parquet"),
+    (["query", "SELECT 1", "--store", "xyz:data"], "unknown store 'xyz'; installed are: parquet, questdb"),
     (["query", " ", "--store", "parquet:data"], "the query is empty; for example \"SELECT count(*) FROM trades\""),
     (["query", "SELECT 1", "--store", "parquet:data", "--format", "xml"], "--format: 'xml' is not known; choose one of table, csv, ndjson, json"),
     (["query", "--store", "parquet:data"], "missing argument 'SQL'; see cmd-cli query --help"),

@@ -17,6 +17,7 @@ from cmd_common.config import (
     format_duration,
     load,
     markdown,
+    mask,
     parse_duration,
     parse_speed,
     template,
@@ -308,3 +309,20 @@ def test_lines_of_any_simple_document(values: dict[str, str]) -> None:
     text = "\n".join(out)
     assert tomllib.loads(text) == values
     assert key_lines(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("store", "shown"),
+    [
+        (
+            "questdb:http::addr=h:9000;username=u;password=se;;cret;spill=/s;",
+            "questdb:http::addr=h:9000;username=u;password=********;spill=/s;",
+        ),
+        ("questdb:http::addr=h:9000;token=secret", "questdb:http::addr=h:9000;token=********"),
+        ("http://user:secret@proxy:3128", "http://user:********@proxy:3128"),
+        ("parquet:data", "parquet:data"),
+    ],
+)
+def test_secrets_of_a_store_are_not_shown(store: str, shown: str) -> None:
+    assert mask(store) == shown
+    assert mask({"store": [store]}) == {"store": [shown]}

@@ -42,10 +42,17 @@ _BYTES_PER_SECOND: Final = 20_000_000
 
 
 def state_folder(store: str) -> Path:
-    """Where the manifest, locks and downloads of a store lie: in its own folder, where it has one."""
+    """Where the manifest, locks and downloads of a store lie: in its own folder, where it has one.
+
+    A kind of store that is no folder says what identifies one (``identity``), so that a new password, say, is not
+    taken for another store.
+    """
     scheme, _, location = store.partition(":")
     if scheme == "parquet":
         return Path(location)
+    identity = getattr(find_store(scheme), "identity", None)
+    if identity is not None:
+        store = f"{scheme}:{identity(location)}"
     home = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
     return Path(home) / "cryptomarketdata" / "archive" / hashlib.sha256(store.encode()).hexdigest()[:16]
 

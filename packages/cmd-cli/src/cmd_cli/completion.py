@@ -14,8 +14,9 @@ import click
 __all__ = ["SHELLS", "script"]
 
 SHELLS: Final = ("bash", "zsh", "fish")
-_FILES: Final = ("config", "recording", "raw", "instruments")
-_ACTIONS: Final = {"config": ("show", "init"), "completion": SHELLS}
+_FILES: Final = ("config", "recording", "raw", "instruments", "to", "from")
+_STORE: Final = ("status", "check", "migrate", "backup", "restore", "convert", "export", "size")
+_ACTIONS: Final = {"config": ("show", "init"), "completion": SHELLS, "store": _STORE}
 
 
 class _Option(NamedTuple):
@@ -68,13 +69,17 @@ def _words(command: str, name: str) -> tuple[str, ...]:
 
     if name == "exchange":
         return tuple(names("cmd.exchanges"))
+    if command == "store" and name in ("types", "format"):
+        from cmd_common.schema import TABLES
+
+        return (*TABLES, "book", "aggregate") if name == "types" else ("parquet", "csv", "arrow")
     if name == "types":
         from .commands.archive import ARCHIVE_TYPES
 
         return ARCHIVE_TYPES if command == "archive" else SESSION_TYPES if command == "record" else FEED_TYPES
     if name == "interval":
         return tuple(dict.fromkeys(i for venue in names("cmd.exchanges") for i in exchange(venue).intervals))
-    if name == "store":
+    if name in ("store", "measure"):
         return tuple(f"{scheme}:" for scheme in names("cmd.stores"))
     if name == "fault":
         from cmd_common.faults import FAULTS

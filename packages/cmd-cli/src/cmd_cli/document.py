@@ -23,6 +23,7 @@ Data goes to stdout, words to stderr. `--json` makes stdout readable for program
 | `record`, `archive` | the last line is the summary, one JSON object |
 | `query`, `symbols` | one JSON array of objects, a row a line (`--format ndjson` for one object a line) |
 | `replay` | one JSON line a venue when it is ready, with and without `--json` |
+| `store` | the last line is the summary, one JSON object; `check`: `{"ok", "findings": [{"severity", "kind", "where", "what", "hint"}]}` |
 | `watch` | one JSON line a second and symbol |
 | `config show`, `version` | one JSON object |
 
@@ -32,7 +33,7 @@ The summary of `record` is `{"records": {table: n}, "gaps": n, "books": {"venue:
 | exit code | meaning |
 |---|---|
 | 0 | done; also after Ctrl-C or SIGTERM, once everything received is stored |
-| 1 | failed: the network, the store, a wrong checksum |
+| 1 | failed: the network, the store, a wrong checksum; `store check` found something |
 | 2 | wrong usage; the message names the nearest match |
 | 3 | done, but data is missing: see table `gaps` |
 

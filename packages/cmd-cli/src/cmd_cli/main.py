@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "record": "Record live market data into a store",
     "archive": "Download, verify and store history",
     "query": "Query a store with SQL",
+    "store": "Look after a store: health, schema, copies, size",
     "watch": "Show live books, trades and candles in the terminal",
     "replay": "Serve recordings or a simulation as the exchange itself",
     "config": "Show or create the configuration",

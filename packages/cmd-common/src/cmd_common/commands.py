@@ -28,12 +28,14 @@ __all__ = [
     "EXIT_USAGE",
     "AggregateOptions",
     "ArchiveOptions",
+    "ExportOptions",
     "LiveSource",
     "LogReporter",
     "RecordOptions",
     "ReplayOptions",
     "Reporter",
     "Result",
+    "SizeOptions",
     "SymbolsOptions",
 ]
 
@@ -171,6 +173,32 @@ class SymbolsOptions(Struct, frozen=True):
     symbols: tuple[str, ...] = ("all",)
     endpoints: Mapping[str, str] = field(default_factory=dict)
     proxy: str = ""
+
+
+class ExportOptions(Struct, frozen=True):
+    """``store export``: rows of a store into files."""
+
+    store: str
+    tables: tuple[str, ...]
+    target: str  # a file for one table, or a folder: TABLE.parquet and so on in it
+    format: str = ""  # parquet, csv or arrow; empty: by the file's name
+    venue: str = ""
+    symbols: tuple[str, ...] = ()  # the exchange's own names, or unified names of aggregated_books
+    start: int | None = None  # ns, inclusive
+    end: int | None = None  # ns, exclusive
+    force: bool = False  # replace files that are there
+
+
+class SizeOptions(Struct, frozen=True):
+    """``store size``: what a server needs for a load."""
+
+    symbols: int
+    types: tuple[str, ...]
+    keep: int  # ns
+    keep_of: Mapping[str, int] = field(default_factory=dict)  # ns, of tables that are kept for another time
+    rows_per_day: Mapping[str, float] = field(default_factory=dict)  # of one symbol, by table
+    measure: str = ""  # a store to measure them in
+    depth: int = 1000  # levels a side of a full book
 
 
 class LiveSource(Protocol):

@@ -533,8 +533,9 @@ def parse_speed(text: str) -> float:
 
 
 def mask(value: Any) -> Any:
-    """Hide passwords in URLs, in text or in a collection of texts."""
+    """Hide passwords in URLs and in settings of a store, in text or in a collection of texts."""
     if isinstance(value, str):
+        value = re.sub(r"\b(password|token)=(?:[^;]|;;)+", r"\1=********", value)
         return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:********@", value)
     if isinstance(value, dict):
         return {k: mask(v) for k, v in value.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from msgspec import Struct
 
@@ -17,9 +17,23 @@ from .errors import UsageError
 from .records import Record
 
 if TYPE_CHECKING:
+    from .commands import Reporter
     from .orderbook import OrderBook
 
-__all__ = ["ArrowBatch", "IReader", "IWriter", "QueryResult", "Store", "WriterCounters", "open_reader", "open_writer"]
+__all__ = [
+    "ArrowBatch",
+    "Finding",
+    "IReader",
+    "IWriter",
+    "QueryResult",
+    "Store",
+    "StoreAdmin",
+    "TableSize",
+    "WriterCounters",
+    "open_admin",
+    "open_reader",
+    "open_writer",
+]
 
 
 class ArrowBatch(Protocol):
@@ -141,6 +155,73 @@ class IReader(Protocol):
     ) -> None: ...
 
 
+class Finding(Struct, frozen=True):
+    """Something about a store that is wrong, or that will be; ``hint`` says what to do next."""
+
+    severity: Literal["error", "warning"]
+    kind: str  # a word for programs, such as suspended or disk
+    where: str  # table, view, file or setting
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f"; {self.hint}" if self.hint else "")
+
+
+class TableSize(Struct, frozen=True):
+    """What a table holds: ``start`` and ``end`` are the first and last time in ns, 0 where it has no rows."""
+
+    rows: int
+    bytes: int  # on disk
+    start: int
+    end: int
+    streams: int  # instruments (and intervals, for candles)
+
+
+class StoreAdmin(Protocol):
+    """Looking after a store: its schema, health, copies and size.
+
+    What a kind of store does not have raises UsageError that says what to do instead. A mapping that is returned is
+    a summary for people and, as JSON, for programs.
+    """
+
+    def status(self) -> Mapping[str, Any]:
+        """What the store is and holds; ``problems`` lists where its schema differs."""
+
+    def check(self, *, repair: bool, full: bool, reporter: Reporter) -> Sequence[Finding]:
+        """Look for what is wrong: empty when all is well. ``repair`` mends what can be mended without losing rows;
+        ``full`` looks at every row where that takes long.
+        """
+
+    def migrate(self, *, dry_run: bool, reporter: Reporter) -> Mapping[str, Any]:
+        """Lead the schema to the version of this program."""
+
+    def backup(self, target: str, *, keep: int | None, reporter: Reporter) -> Mapping[str, Any]:
+        """Make a consistent copy in a new folder below ``target`` while rows are written; with ``keep`` the newest so
+        many copies stay and older ones are removed.
+        """
+
+    def restore(self, source: str, target: str, *, force: bool, reporter: Reporter) -> Mapping[str, Any]:
+        """Make a store at ``target`` from a copy; ``force`` moves aside what is there."""
+
+    def convert(
+        self, tables: Sequence[str], *, older: int, back: bool, dry_run: bool, reporter: Reporter
+    ) -> Mapping[str, Any]:
+        """Give rows that ended ``older`` ns ago their dense form; ``back`` undoes it."""
+
+    def sizes(self) -> Mapping[str, TableSize]:
+        """What each table holds."""
+
+    def close(self) -> None:
+        """Release; calling it again does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Store(Protocol):
     """A kind of store; an entry point of ``cmd.stores`` names an object that satisfies this."""
 
@@ -149,6 +230,9 @@ class Store(Protocol):
 
     def reader(self, location: str) -> IReader:
         """Open for reading; raises StoreError where there is no store."""
+
+    def admin(self, location: str) -> StoreAdmin:
+        """Open for looking after it; it may be damaged, of another version, or not there yet."""
 
 
 def _split(url: str) -> tuple[Store, str]:
@@ -173,3 +257,11 @@ def open_reader(url: str) -> IReader:
     """Open a store for reading by its URL; raises as ``open_writer``."""
     kind, location = _split(url)
     return kind.reader(location)
+
+
+def open_admin(url: str) -> StoreAdmin:
+    """Open a store for looking after it by its URL; raises as ``open_writer``, UsageError where it has no such thing."""
+    kind, location = _split(url)
+    if not hasattr(kind, "admin"):
+        raise UsageError(f"a store of kind {url.partition(':')[0]} has nothing to look after")
+    return kind.admin(location)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import msgspec
 
+from cmd_common.arrow_rows import to_records
 from cmd_common.errors import StoreError
 from cmd_common.records import RECORD_TYPES, Record
 from cmd_common.schema import LEVEL_WIDTH, SCHEMA_VERSION, Column
@@ -143,39 +144,6 @@ def rows_to_arrow(name: str, rows: Sequence[tuple[Any, ...]], orders: Sequence[i
             arrays.append(pa.array(values, _arrow_type(column)))
     arrays.append(pa.array(orders, pa.int64()))
     return pa.Table.from_arrays(arrays, [*table_of(name).names, ORDER])
-
-
-def _sides(array: Any) -> Iterator[bytes]:
-    """The packed bytes of each list."""
-    values = array.values
-    buffer = values.buffers()[1]
-    data = memoryview(b"") if buffer is None else memoryview(buffer).cast("B")
-    base = values.offset
-    for start, end in pairwise(array.offsets.to_pylist()):
-        yield bytes(data[(base + start) * 8 : (base + end) * 8])
-
-
-def to_records(name: str, batch: pa.RecordBatch | pa.Table) -> Iterator[Record]:
-    """Records of a batch with the schema's columns; a receive time that is null becomes 0."""
-    cls = cast("Callable[..., Record]", RECORD_TYPES[name])
-    table = table_of(name)
-    columns: list[Iterator[Any] | list[Any]] = []
-    for column in table.columns:
-        data = batch.column(column.name)
-        chunks = data.chunks if hasattr(data, "chunks") else [data]
-        values: list[Any] = []
-        for chunk in chunks:
-            values += _sides(chunk) if column.type in LEVEL_WIDTH else chunk.to_pylist()
-        if column.name == "ts_recv":
-            values = [v or 0 for v in values]
-        columns.append(values)
-    fields = RECORD_TYPES[name].__struct_fields__
-    if fields == table.names:
-        for row in zip(*columns, strict=True):
-            yield cls(*row)
-    else:
-        for row in zip(*columns, strict=True):
-            yield cls(**dict(zip(table.names, row, strict=True)))
 
 
 def _same_kind(given: pa.DataType, wanted: pa.DataType, nullable: bool) -> bool:

@@ -239,7 +239,7 @@ class ParquetReader:
         None where there is no snapshot before ``ts``, where a gap that was not repaired lies between, or where
         updates belong to another epoch than the snapshot. Complexity: the updates since the snapshot.
         """
-        from .books import book_at
+        from cmd_common.book_history import book_at
 
         return book_at(self, venue, symbol, ts)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cmd_common.seams import Clock, Disk
 
 if TYPE_CHECKING:
+    from .admin import ParquetAdmin
     from .reader import ParquetReader
     from .writer import ParquetWriter, WriterOptions
 
@@ -34,3 +35,9 @@ class ParquetStore:
         from .reader import ParquetReader
 
         return ParquetReader(location, disk=self._disk)
+
+    def admin(self, location: str) -> ParquetAdmin:
+        """Open for looking after it; it need not be whole."""
+        from .admin import ParquetAdmin
+
+        return ParquetAdmin(location, disk=self._disk)

@@ -1,30 +1,32 @@
-"""Order books of the past from stored snapshots and deltas."""
+"""Order books of the past from stored snapshots and deltas, over the reader of any store."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from cmd_common.records import BookDelta, BookSnapshot, Gap, levels
-
-from .paths import DAY
+from .records import BookDelta, BookSnapshot, Gap, levels
 
 if TYPE_CHECKING:
-    from cmd_common.orderbook import OrderBook
-
-    from .reader import ParquetReader
+    from .io import IReader
+    from .orderbook import OrderBook
 
 __all__ = ["book_at"]
 
-_LOOK_BACK = (DAY // 24, DAY, 7 * DAY)
+_DAY = 86_400_000_000_000
+_LOOK_BACK = (_DAY // 24, _DAY, 7 * _DAY)
 
 
-def book_at(reader: ParquetReader, venue: str, symbol: str, ts: int) -> OrderBook | None:
-    """See ``ParquetReader.book_at``."""
+def book_at(reader: IReader, venue: str, symbol: str, ts: int) -> OrderBook | None:
+    """The order book as of ``ts``, rebuilt from the last stored snapshot and the deltas after it.
+
+    None where there is no snapshot before ``ts``, where a gap that was not repaired lies between, or where updates
+    belong to another epoch than the snapshot. Complexity: the updates since the snapshot.
+    """
     snapshot = _last_snapshot(reader, venue, symbol, ts)
     if snapshot is None or _broken(reader, venue, symbol, snapshot.ts_event, ts):
         return None
-    from cmd_common.orderbook import OrderBook
-    from cmd_common.sequence import BookState
+    from .orderbook import OrderBook
+    from .sequence import BookState
 
     book = OrderBook(venue=venue, symbol=symbol)
     bids, asks = list(levels(snapshot.bids)), list(levels(snapshot.asks))
@@ -49,7 +51,7 @@ def book_at(reader: ParquetReader, venue: str, symbol: str, ts: int) -> OrderBoo
     return book
 
 
-def _last_snapshot(reader: ParquetReader, venue: str, symbol: str, ts: int) -> BookSnapshot | None:
+def _last_snapshot(reader: IReader, venue: str, symbol: str, ts: int) -> BookSnapshot | None:
     """The last snapshot at or before ``ts``, looked for in growing steps back."""
     for back in (*_LOOK_BACK, None):
         found: BookSnapshot | None = None
@@ -61,7 +63,7 @@ def _last_snapshot(reader: ParquetReader, venue: str, symbol: str, ts: int) -> B
     return None
 
 
-def _broken(reader: ParquetReader, venue: str, symbol: str, since: int, ts: int) -> bool:
+def _broken(reader: IReader, venue: str, symbol: str, since: int, ts: int) -> bool:
     """Whether an unrepaired gap in the deltas begins after the snapshot and before ``ts``."""
     for record in reader.records("gaps", venue=venue, symbols=[symbol, ""], start=since, end=ts):
         gap = cast(Gap, record)

@@ -1,0 +1,1 @@
+"""QuestDB, the server store of CryptoMarketData: ``questdb:http::addr=HOST:9000;``."""
