@@ -298,8 +298,9 @@ def test_a_refresh_that_is_too_old_leaves_the_live_book_alone() -> None:
     assert builder.needs_snapshot
     builder.snapshot_requested()
     assert builder.snapshot(140, [(965.0, 1.0)], [(1001.0, 1.0)]).live  # ahead of the stream
-    assert give(builder, 132, 135) is Applied.DROPPED
+    assert give(builder, 132, 135) is Applied.APPLIED
     assert give(builder, 136, 141) is Applied.APPLIED
+    assert (builder.last_id, builder.epoch, builder.book.bids(1)) == (141, 100, [(965.0, 1.0)])
 
 
 def test_a_touch_that_leaves_the_known_range_makes_the_book_stale() -> None:
@@ -350,6 +351,41 @@ def test_an_emptied_side_of_a_complete_book_is_not_a_loss() -> None:
 
 def test_a_side_of_known_levels_that_is_eaten_up_is_a_loss() -> None:
     assert give(live(), 101, 101, [], [(price, 0.0) for price, _ in ASKS]) is Applied.GAP
+
+
+def test_a_refresh_ahead_of_the_stream_waits_for_it_so_that_no_delta_is_left_out() -> None:
+    builder = make(levels=5)
+    builder.start()
+    builder.snapshot(100, BIDS, ASKS)
+    for n, price in enumerate((10.0, 9.0, 8.0, 7.0)):
+        assert builder.delta(101 + n, 101 + n, None, [(price, 0.0)], [], n) is Applied.APPLIED
+    builder.snapshot_requested()
+    deeper = [(6.0, 2.0), (5.0, 1.0), (4.0, 1.0), (3.0, 1.0), (2.0, 1.0)]
+    result = builder.snapshot(107, deeper, ASKS)
+    assert (result.accepted, result.live, result.replayed) == (True, True, [])
+    assert (builder.last_id, builder.book.bids()) == (104, [(6.0, 1.0)])
+    builder.check()
+    applied = [builder.delta(n, n, None, [(6.0, 2.0)], [], n) for n in (105, 106)]
+    assert builder.book.bids() == [(6.0, 2.0)]
+    applied.append(builder.delta(107, 108, None, [(6.0, 2.0), (1.0, 1.0)], [], 107))  # reaches it, and goes beyond
+    assert applied == [Applied.APPLIED] * 3
+    assert (builder.last_id, builder.epoch, builder.book.bids()) == (108, 100, [*deeper, (1.0, 1.0)])
+    builder.check()
+
+
+def test_a_refresh_ahead_of_the_stream_is_forgotten_with_the_book() -> None:
+    builder = make(levels=5)
+    builder.start()
+    builder.snapshot(100, BIDS, ASKS)
+    for n, price in enumerate((10.0, 9.0, 8.0, 7.0)):
+        builder.delta(101 + n, 101 + n, None, [(price, 0.0)], [], n)
+    builder.snapshot_requested()
+    builder.snapshot(107, BIDS, ASKS)
+    assert builder.delta(109, 109, None, [(6.0, 2.0)], [], 9) is Applied.GAP
+    builder.check()
+    builder.snapshot_requested()
+    assert builder.snapshot(109, BIDS, ASKS).live
+    assert (builder.last_id, builder.epoch, builder.book.bids()) == (109, 109, BIDS)
 
 
 def test_a_snapshot_of_the_stream_replaces_any_book_whatever_its_id() -> None:

@@ -8,7 +8,9 @@ and a snapshot that would have needed it is refused. A snapshot is judged togeth
 
 While the book is LIVE every delta is judged by the venue's rule alone. When the known depth of a
 side runs low a refresh is asked for; from then on deltas are applied *and* buffered, so that the new
-snapshot can be brought up to the very delta that the old book had reached: it never goes backwards.
+snapshot can be brought up to the very delta that the old book had reached: it never goes backwards. Nor
+does it jump forwards: a refresh that is ahead of the stream is held until the stream has reached it, or the
+deltas in between would be neither applied nor stored.
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ class OrderBookBuilder:
         "_backwards",
         "_buffer",
         "_first",
+        "_held",
         "_judge",
         "_low",
         "_next",
@@ -118,6 +121,7 @@ class OrderBookBuilder:
         self._first, self._next = rule.first, rule.next
         self._judge: _Judge | None = None  # None: not LIVE
         self._buffer: deque[Delta] = deque()
+        self._held: tuple[int, Sequence[Level], Sequence[Level], bool] | None = None  # a refresh ahead of the stream
         self._open = False  # between start() and disconnected()
         self._refreshing = False  # LIVE, and deltas are buffered for a snapshot under way
         self._asked = False  # LIVE, and a refresh was asked for
@@ -183,6 +187,7 @@ class OrderBookBuilder:
             self.gap_reason, self.detail = reason, detail
         self._move(BookEvent.LOST)
         self._judge = None
+        self._held = None
         self._refreshing = self._asked = False
         self.needs_snapshot = self._open
         if not keep:
@@ -213,6 +218,8 @@ class OrderBookBuilder:
             self.applied = applied = self.applied + 1
             if self._refreshing:
                 self._append((first, last, prev, bids, asks, ts_event))
+                if self._held is not None and self._held[0] <= last and not self._take_held(last):
+                    return Applied.GAP
             bid_near, ask_near = book._bid_near, book._ask_near
             if (
                 not (
@@ -282,10 +289,15 @@ class OrderBookBuilder:
         """Take a snapshot that contains all updates up to ``snapshot_id``; asks for another when refusing it.
 
         ``complete=False``: a side with ``snapshot_levels`` levels or more has deeper ones that are not
-        shown. Never raises on bad levels. The book is changed only when the snapshot is accepted.
+        shown. Never raises on bad levels. The book is changed only when the snapshot is accepted; a refresh that
+        is ahead of the stream is taken when the stream has reached it.
         """
-        replay, reason = self._judge_snapshot(snapshot_id)
         book = self.book
+        if self._judge is not None and self._refreshing and snapshot_id > book.last_id:
+            self._held = (snapshot_id, bids, asks, complete)
+            return SnapshotResult(True, True, [], "")
+        self._held = None
+        replay, reason = self._judge_snapshot(snapshot_id)
         if not reason:
             limit = self.snapshot_levels
             try:
@@ -305,6 +317,19 @@ class OrderBookBuilder:
             book.last_id = snapshot_id
             book.ts_event = book.ts_event if ts_event is None else ts_event
         return self._installed(snapshot_id, replay)
+
+    def _take_held(self, last: int) -> bool:
+        """The stream has reached the held refresh with the delta ``last``; False when the book is lost by it."""
+        assert self._held is not None
+        snapshot_id, bids, asks, complete = self._held
+        book = self.book
+        before = book.last_id, book.ts_event
+        book.last_id = last  # already applied, and the end of the buffer
+        self.snapshot(snapshot_id, bids, asks, complete=complete)
+        if self._judge is None:
+            book.last_id, book.ts_event = before  # readers got no more, and the gap starts there
+            return False
+        return True
 
     def replace(
         self, snapshot_id: int, bids: Sequence[Level], asks: Sequence[Level], *, ts_event: int, complete: bool = True
@@ -326,6 +351,7 @@ class OrderBookBuilder:
             self.snapshot_failed()
             return SnapshotResult(False, self._judge is not None, [], str(error))
         self._buffer.clear()
+        self._held = None
         book.last_id, book.ts_event = snapshot_id, ts_event
         return self._installed(snapshot_id, [], anew=True)
 
@@ -419,6 +445,7 @@ class OrderBookBuilder:
         assert not self.needs_snapshot or self._open
         assert self._open or not live
         assert not self._refreshing or live
+        assert self._held is None or (self._refreshing and self._held[0] > self.book.last_id)
         previous: Delta | None = None
         for delta in self._buffer:
             assert previous is None or self._next(previous[1], *delta[:3]) is _APPLY

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from cmd_common.records import AggTrade, BookDelta, BookSnapshot, Candle, Gap, Quote, Record, Trade
+from cmd_common.records import TS_FROM_RECV, AggTrade, BookDelta, BookSnapshot, Candle, Gap, Quote, Record, Trade
 
 __all__ = ["Resume"]
 
@@ -95,8 +95,9 @@ def _between(table: str, last: Record, first: Record) -> Gap | None:
     if isinstance(last, Quote) and isinstance(first, Quote):
         if first.seq == last.seq and _best(first) == _best(last):
             return None
-        # A venue without ids has its quotes counted anew in each session, so that only the time tells.
-        later = first.seq > last.seq or first.ts_event > last.ts_event
+        # A venue without ids has its quotes counted anew in each session, so that only the time tells; our own
+        # clock tells nothing (a rerun of a replay).
+        later = first.seq > last.seq or (first.ts_event > last.ts_event and not first.flags & TS_FROM_RECV)
         return _gap(table, last.ts_event, first.ts_event, first) if later else None
     if isinstance(last, Candle) and isinstance(first, Candle):
         complete = last.close_time if last.state != "provisional" else last.open_time
