@@ -22,15 +22,13 @@ SERVER_KILLS = 4
 
 @pytest.mark.parametrize("seed", [1])
 def test_fifty_random_kills_of_writer_or_server(
-    questdb_server: QuestDBServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    questdb: QuestDBServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    questdb_server.resume()
-    questdb_server.start()
     rng = random.Random(seed)
-    conf = conf_for(questdb_server, spill=str(tmp_path / "spill"), chunk_rows=1_000)
+    conf = conf_for(questdb, spill=str(tmp_path / "spill"), chunk_rows=1_000)
     writer_of(conf).close()
-    location = questdb_server.conf(table_prefix=conf.table_prefix, spill=conf.spill, chunk_rows=1_000)
+    location = questdb.conf(table_prefix=conf.table_prefix, spill=conf.spill, chunk_rows=1_000)
     log = tmp_path / "confirmed"
     log.write_bytes(b"")
     zygote = subprocess.Popen(
@@ -56,12 +54,12 @@ def test_fifty_random_kills_of_writer_or_server(
             pid = int(zygote.stdout.readline())
             if run in when:
                 time.sleep(rng.uniform(0.1, 0.4))
-                questdb_server.kill()
+                questdb.kill()
                 kills += 1
                 until = time.monotonic() + rng.uniform(0.2, 1.0)
                 while time.monotonic() < until:
                     time.sleep(0.05)
-                questdb_server.start()
+                questdb.start()
             else:
                 end = time.monotonic() + 10
                 while confirmed() == before and time.monotonic() < end and rng.random() > 0.05:
@@ -81,12 +79,12 @@ def test_fifty_random_kills_of_writer_or_server(
     # The next writer sends what the killed ones left; what was on its way when they died may be stored or not.
     with writer_of(conf, structs.replace(QUICK, close=60.0)) as writer:
         writer.flush()
-    stored = ids(questdb_server, conf)
+    stored = ids(questdb, conf)
     assert len(stored) == len(set(stored))
     assert stored[:last] == list(range(last))
     assert len(stored) <= last + 120
     assert [p for p in Path(conf.spill).iterdir() if p.is_dir()] == []
     candles = conf.table("candles")
-    questdb_server.wait_applied(candles)
-    keys = questdb_server.sql(f"SELECT open_time, venue, symbol, interval, source, state, close FROM {candles}")
+    questdb.wait_applied(candles)
+    keys = questdb.sql(f"SELECT open_time, venue, symbol, interval, source, state, close FROM {candles}")
     assert len(keys) == len({tuple(k[:5]) for k in keys}), sorted(keys)

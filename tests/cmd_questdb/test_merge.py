@@ -35,11 +35,9 @@ from cmd_questdb.sql import MissingTable, SqlClient
 
 
 @pytest.fixture
-def conf(questdb_server: QuestDBServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conf:
+def conf(questdb: QuestDBServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conf:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    questdb_server.resume()
-    questdb_server.start()
-    return conf_for(questdb_server)
+    return conf_for(questdb)
 
 
 def test_every_table_has_a_column_that_marks_tombstones() -> None:

@@ -25,11 +25,9 @@ from cmd_questdb.writer import QuestDBWriter, WriterOptions
 
 
 @pytest.fixture
-def conf(questdb_server: QuestDBServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conf:
+def conf(questdb: QuestDBServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conf:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    questdb_server.resume()
-    questdb_server.start()
-    return conf_for(questdb_server)
+    return conf_for(questdb)
 
 
 @pytest.fixture

@@ -99,7 +99,17 @@ class _Load:
         self._given: dict[_Group, int] = {}
         self._rising = True  # every row's key is greater than that of the row before
         self._last: tuple[Any, ...] | None = None
+        self._only = self._one_group()
         self._alone = not self._any_stored()  # nothing is there for these days yet
+
+    def _one_group(self) -> _Group | None:
+        """The venue, symbol and day of all rows, where they are of one: then they need not be grouped."""
+        start, end = self._rows.times
+        symbols = self._rows.values.get(symbol_column(self._table), set())
+        venues = self._rows.values.get("venue", {""})
+        if len(symbols) == len(venues) == 1 and start // _DAY == (end - 1) // _DAY:
+            return _Group(min(venues), min(symbols), start // _DAY)
+        return None
 
     # The way there
 
@@ -188,7 +198,7 @@ class _Load:
                 first, last = key_of_row(keys, 0), key_of_row(keys, data.num_rows - 1)
                 self._rising = (self._last is None or self._last < first) and rising(keys, data.num_rows)
                 self._last = last
-            for group, rows in _groups(self._table, data):
+            for group, rows in [(self._only, data.num_rows)] if self._only else _groups(self._table, data):
                 self._given[group] = self._given.get(group, 0) + rows
             yield data
 

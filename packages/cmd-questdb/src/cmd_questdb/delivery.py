@@ -135,8 +135,9 @@ class Delivery:
                     self._open_partitions(name, chunk)
                     native = True
             except ServerAway as error:
+                self.counters.refused += 1
                 if not backoff.pause():
-                    raise GaveUp(error) from error
+                    raise self._gave_up(TransportError("away", error.message)) from error
                 self.counters.retries += 1
                 continue
             try:

@@ -220,7 +220,8 @@ class QuestDBReader:
         """Run one reading statement in the server's own SQL; ``$name`` takes values from ``parameters``.
 
         Tables have the schema's names behind ``table_prefix``; there are the views candles_1m, 5m, 1h and 1d, too.
-        Times come as int64 ns, sides of books as two lists, prices and quantities. Nothing can be written. Raises
+        Times come as int64 ns, sides of books as two lists, prices and quantities. A row that was deleted shows as its
+        key with NULL in all other columns (``WHERE flags IS NOT NULL`` leaves it out). Nothing can be written. Raises
         UsageError with the server's words for a wrong query, StoreError when the server cannot answer.
         """
         self._check_open()

@@ -241,7 +241,7 @@ class HttpTransport:
 
 
 class QwpTransport:
-    """QWP over WebSocket, for servers from version 10 on. Untested: no such server could be had; see the decisions.
+    """QWP over WebSocket, for servers from version 10 on. Untested: no such server could be had; see decision 0008.
 
     It exists so that the seam is known to fit: a DataFrame in, confirmed or an error. Nothing chooses it by itself.
     """
