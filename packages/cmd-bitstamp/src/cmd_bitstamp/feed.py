@@ -58,7 +58,6 @@ class BitstampFeed(FeedBase):
         self._trade_wire = Wire(TradeFrame)
         self._pinged = 0
         self._agreed: dict[str, tuple[int, int, int]] = {}  # symbol: receive time, event time and id of the last seed
-        self._kept: dict[str, _Sides] = {}  # books that wait for a change behind the snapshot to be compared with it
         self._chains: dict[str, OrderChain] = {}
         self.order_events = 0
         super().__init__(*args, **keywords)
@@ -106,7 +105,6 @@ class BitstampFeed(FeedBase):
             del self._chains[stream.name]
         for symbol in symbols:
             self._agreed.pop(symbol, None)
-            self._kept.pop(symbol, None)
         return out
 
     def _frames(self, method: str, streams: Sequence[Stream]) -> list[tuple[str, tuple[str, ...]]]:
@@ -118,7 +116,6 @@ class BitstampFeed(FeedBase):
     def _on_connected(self, now: int, out: Output) -> None:
         self._pinged = now
         self._agreed.clear()
-        self._kept.clear()
         for name, chain in self._chains.items():
             chain.reset()
             stream = self._streams[name]
@@ -168,7 +165,7 @@ class BitstampFeed(FeedBase):
         kept: _Sides | None = None
         if builder is not None and builder.state is BookState.LIVE:
             kept = dict(builder.book.bids()), dict(builder.book.asks())
-        resyncs, last = (builder.resyncs, builder.last_id) if builder is not None else (0, 0)
+        resyncs = builder.resyncs if builder is not None else 0
         waited = st is not None and st.awaiting
         out = super().snapshot(symbol, body, now)
         if st is None or builder is None or not waited or st.awaiting or builder.state is not BookState.LIVE:
@@ -177,11 +174,7 @@ class BitstampFeed(FeedBase):
             return out
         if kept is None or builder.resyncs != resyncs:
             self._agreed[symbol] = (now, builder.book.ts_event, builder.last_id)
-            self._kept.pop(symbol, None)
-        elif builder.last_id > last:
-            # The snapshot holds what the next change will tell: only behind that one both are of the same moment.
-            self._kept[symbol] = kept
-        else:
+        elif not builder.held:  # else it is compared when the stream has reached it
             records = len(out.records)
             self._compare(st, kept, now, out)
             self.counters.records += len(out.records) - records
@@ -263,9 +256,12 @@ class BitstampFeed(FeedBase):
                     self._gap(out, Gap(gap[0], max(gap[0], ts), self.venue, st.symbol, "quotes", gap[2], "lost"))
                 self._derive_quote(st, st.builder, ts, now, out)
         else:
-            kept = self._kept.pop(st.symbol, None)
+            builder = st.builder
+            kept: _Sides | None = None
+            if builder is not None and builder.held:  # a fresh snapshot waits for the stream to reach it
+                kept = dict(builder.book.bids()), dict(builder.book.asks())
             self._delta(st, id_, id_, None, data.bids, data.asks, ts, now, out)
-            if kept is not None and st.builder is not None and st.builder.state is BookState.LIVE:
+            if kept is not None and builder is not None and not builder.held and builder.state is BookState.LIVE:
                 for side, levels in zip(kept, (data.bids, data.asks), strict=True):
                     side.update(levels)
                 self._compare(st, kept, now, out)

@@ -143,6 +143,11 @@ class OrderBookBuilder:
         """How many deltas are buffered."""
         return len(self._buffer)
 
+    @property
+    def held(self) -> bool:
+        """Whether a refresh that is ahead of the stream waits until the stream has reached it."""
+        return self._held is not None
+
     # -- the connection -----------------------------------------------------------------------
 
     def start(self) -> None:
@@ -293,11 +298,12 @@ class OrderBookBuilder:
         is ahead of the stream is taken when the stream has reached it.
         """
         book = self.book
+        reached = self._held is not None and self._held[0] == snapshot_id <= book.last_id
         if self._judge is not None and self._refreshing and snapshot_id > book.last_id:
             self._held = (snapshot_id, bids, asks, complete)
             return SnapshotResult(True, True, [], "")
         self._held = None
-        replay, reason = self._judge_snapshot(snapshot_id)
+        replay, reason = self._judge_snapshot(snapshot_id, reached)
         if not reason:
             limit = self.snapshot_levels
             try:
@@ -376,14 +382,17 @@ class OrderBookBuilder:
         self._buffer.clear()
         return SnapshotResult(True, True, replay, "")
 
-    def _judge_snapshot(self, snapshot_id: int) -> tuple[list[Delta], str]:
-        """Return the buffered deltas to apply after a snapshot, or why it cannot be used."""
+    def _judge_snapshot(self, snapshot_id: int, reached: bool) -> tuple[list[Delta], str]:
+        """Return the buffered deltas to apply after a snapshot, or why it cannot be used.
+
+        ``reached``: it was ahead of the live book, so that everything since is in the buffer.
+        """
         if not self._open:
             return [], "the stream is not subscribed"
         replay: list[Delta] = []
         buffer = self._buffer
         live = self._judge is not None
-        if buffer and self.rule.too_old(snapshot_id, *buffer[0][:3]):
+        if buffer and not reached and self.rule.too_old(snapshot_id, *buffer[0][:3]):
             return [], f"snapshot {snapshot_id} ends before the first buffered delta {buffer[0][0]}"
         book_id = snapshot_id
         judge: _Judge = self._first
