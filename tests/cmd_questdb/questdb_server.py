@@ -220,6 +220,10 @@ class QuestDBServer:
         if self.running and self.process is not None:
             os.kill(self.process.pid, signal.SIGSTOP)
             self._paused = True
+            # The signal stops the threads one after the other; one that still runs may answer.
+            until = time.monotonic() + 10
+            while not _stands_still(self.process.pid) and time.monotonic() < until:
+                time.sleep(0.005)
 
     def resume(self) -> None:
         if self._paused and self.running and self.process is not None:
@@ -324,3 +328,15 @@ class QuestDBServer:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         return self
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped; where there is no /proc, a moment has to do."""
+    try:
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    except FileNotFoundError:
+        time.sleep(0.2)
+        return not Path("/proc").is_dir()
+    return all(state in "Tt" for state in states)
