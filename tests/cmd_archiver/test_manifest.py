@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from datetime import date, timedelta
 
 import pytest
@@ -26,6 +27,26 @@ def file(day=DAY):
 
 def done(day=DAY, **fields):
     return Entry(file(day).key, "trades", "done", "ab" * 32, last_day=day.isoformat(), **fields)
+
+
+OPEN_MANY = """
+import sys, time
+from pathlib import Path
+from cmd_archiver.manifest import Manifest
+for n in range(60):
+    while time.time() < float(sys.argv[2]) + n * 0.02:
+        pass
+    Manifest(Path(sys.argv[1]) / f"{n}.sqlite").close()
+"""
+
+
+def test_two_processes_create_one_file_at_once(tmp_path):
+    start = str(time.time() + 1.5)
+    both = [
+        subprocess.Popen([sys.executable, "-c", OPEN_MANY, str(tmp_path), start], stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [(p.communicate()[1], p.returncode) for p in both] == [("", 0)] * 2
 
 
 def test_rows_survive_and_are_replaced(tmp_path):
@@ -91,6 +112,7 @@ def test_a_lock_is_exclusive_and_given_back(tmp_path):
 
 HOLD = """
 import sys
+import time
 from pathlib import Path
 from cmd_archiver.locks import FileLock
 print(FileLock(Path(sys.argv[1]), "x").acquire(), flush=True)

@@ -7,6 +7,7 @@ store and ``done`` after everything is durable, so that a killed archiver is see
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["Entry", "Manifest"]
 
 State = Literal["writing", "done", "missing", "quarantined"]
 _VERSION = 2
+_WAIT = 30.0  # seconds for another process's turn
 _CREATE = """
 CREATE TABLE IF NOT EXISTS files (
     key TEXT NOT NULL, product TEXT NOT NULL,
@@ -76,27 +78,41 @@ class Manifest:
         target = str(path)
         if read_only and not path.exists():
             target = ":memory:"
-        try:
-            if not read_only:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(target, timeout=30.0, isolation_level=None, check_same_thread=False)
-            if target != ":memory:" and not read_only:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 1:
-                self._upgrade(read_only=read_only)
-            elif version not in (0, _VERSION):
-                raise StoreError(
-                    f"{path} has version {version}, this program knows {_VERSION}", hint="use the newer program"
-                )
-            if not read_only or target == ":memory:":
-                self._db.executescript(_CREATE)
-                self._db.execute(f"PRAGMA user_version={_VERSION}")
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot open the archive manifest {path}: {error}") from None
-        except OSError as error:
-            raise StoreError(f"cannot create the archive manifest {path}: {error.strerror or error}") from None
+        deadline = time.monotonic() + _WAIT
+        while True:
+            try:
+                if not read_only:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(target, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+            except OSError as error:
+                raise StoreError(f"cannot create the archive manifest {path}: {error.strerror or error}") from None
+            except sqlite3.Error as error:
+                raise StoreError(f"cannot open the archive manifest {path}: {error}") from None
+            try:
+                self._set_up(target, read_only=read_only)
+                return
+            except sqlite3.Error as error:
+                self._db.close()
+                # Two that create one file at once: SQLite tells the second to ask again, whatever its time-out.
+                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not busy or time.monotonic() > deadline:
+                    raise StoreError(f"cannot open the archive manifest {path}: {error}") from None
+                time.sleep(0.02)
+
+    def _set_up(self, target: str, *, read_only: bool) -> None:
+        if target != ":memory:" and not read_only:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 1:
+            self._upgrade(read_only=read_only)
+        elif version not in (0, _VERSION):
+            raise StoreError(
+                f"{self.path} has version {version}, this program knows {_VERSION}", hint="use the newer program"
+            )
+        if not read_only or target == ":memory:":
+            self._db.executescript(_CREATE)
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
 
     def _upgrade(self, *, read_only: bool) -> None:
         """From version 1, which knew no files without a published checksum."""
