@@ -6,7 +6,7 @@ no implementation by name. Every function has the form ``run(options, reporter) 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import date
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -28,6 +28,7 @@ __all__ = [
     "EXIT_USAGE",
     "AggregateOptions",
     "ArchiveOptions",
+    "ConnectOptions",
     "ExportOptions",
     "LiveSource",
     "LogReporter",
@@ -35,6 +36,7 @@ __all__ = [
     "ReplayOptions",
     "Reporter",
     "Result",
+    "ServeOptions",
     "SizeOptions",
     "SymbolsOptions",
 ]
@@ -201,12 +203,39 @@ class SizeOptions(Struct, frozen=True):
     depth: int = 1000  # levels a side of a full book
 
 
+class ServeOptions(Struct, frozen=True):
+    """``serve``: live market data, or what a store holds, pushed to other programs."""
+
+    listen: tuple[str, ...]  # addresses, SCHEME:TARGET[?key=value&...]
+    source: RecordOptions  # where live data comes from; its store is recorded into; no exchanges: only history
+    token: str = ""  # what clients must show; needed where an address can be reached from elsewhere
+    metrics: str = ""  # HOST:PORT of /metrics, /health and /ready; empty: none
+    from_store: str = ""  # played before live data
+    start: int | None = None  # ns, inclusive: where the history begins
+    end: int | None = None  # ns, exclusive: where it ends; live data does not follow then
+    speed: float = 0.0  # of the history; 0: as fast as the clients read
+    max_clients: int = 1000
+    queue: int = 0  # messages that a client's queue holds at most; 0: the server's own default
+    replay_buffer: int = 0  # messages a stream kept for clients that come back; 0: the server's own default
+    hold: int = 500_000  # live records that wait while history plays
+
+
+class ConnectOptions(Struct, frozen=True):
+    """What a viewer asks of a server; entry points of ``cmd.sources`` named ``server`` are made with it."""
+
+    address: str  # SCHEME:TARGET[?key=value&...]
+    topics: tuple[str, ...]  # as cmd-server reads them: ``book binance-spot:BTCUSDT``, ``trades *``
+    token: str = ""
+    name: str = ""  # for the server's metrics
+    queue: int = 0  # messages that wait for this client at most; 0: the server's default
+
+
 class LiveSource(Protocol):
     """Live records and books of exchanges, for consumers in the same event loop.
 
     An entry point of ``cmd.sources`` named ``live`` is a class that is made as ``Source(options, reporter)``
-    with RecordOptions whose ``store`` is empty. Entering it resolves the symbols and connects; leaving it
-    closes all connections. Raises CmdError for what cannot be used.
+    with RecordOptions, and records where these have a store; one named ``server`` takes ConnectOptions. Entering it
+    resolves the symbols and connects; leaving it closes all connections. Raises CmdError for what cannot be used.
     """
 
     error: CmdError | None  # why it ended early
@@ -224,3 +253,12 @@ class LiveSource(Protocol):
 
         The queue is bounded; a consumer that falls behind loses the oldest records.
         """
+
+    def on_records(self, callback: Callable[[Sequence[Record]], None]) -> None:
+        """Call ``callback`` in the event loop with every list of records, before it is queued anywhere.
+
+        It must be quick and must not raise. Said before the source is entered it sees the first records too.
+        """
+
+    async def wait(self) -> None:
+        """Return when the source has ended by itself; ``error`` says why it was early."""
