@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from msgspec import Struct
 
 from cmd_common.archive import ArchiveFile, ArchiveSource
+from cmd_common.backoff import Backoff
 from cmd_common.errors import (
     BlockedError,
     ChecksumError,
@@ -30,7 +31,6 @@ from cmd_common.errors import (
 )
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.seams import Clock, Net, Rng
-from cmd_feed.backoff import Backoff
 
 if TYPE_CHECKING:
     from cmd_common.exchange import Endpoints

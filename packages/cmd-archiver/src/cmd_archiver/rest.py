@@ -16,13 +16,13 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
+from cmd_common.backoff import Backoff
 from cmd_common.commands import Reporter
 from cmd_common.errors import BlockedError, ProtocolError, RateLimitError, VenueError
 from cmd_common.exchange import Endpoints, Exchange
 from cmd_common.history import HistorySource, Walk
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.seams import Clock, Net, Rng
-from cmd_feed.backoff import Backoff
 from cmd_feed.budget import MINUTE, BudgetPools, WeightBudget
 from cmd_feed.scheduler import fetch, passing
 

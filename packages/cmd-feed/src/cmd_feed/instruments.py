@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cmd_common.backoff import SECOND, Backoff
 from cmd_common.commands import Reporter
 from cmd_common.errors import ProtocolError, RateLimitError, VenueError
 from cmd_common.exchange import Endpoints, Exchange, next_instruments_request
@@ -9,7 +10,6 @@ from cmd_common.http import HttpRequest
 from cmd_common.instruments import Instrument
 from cmd_common.seams import Clock, Net, Rng
 
-from .backoff import SECOND, Backoff
 from .budget import BudgetPools
 from .scheduler import DEFAULT_RETRY_AFTER, fetch, passing
 

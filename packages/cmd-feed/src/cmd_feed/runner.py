@@ -17,13 +17,13 @@ from enum import Enum
 
 from msgspec import Struct
 
+from cmd_common.backoff import SECOND, Backoff
 from cmd_common.errors import BlockedError, CmdError, DisconnectedError, RateLimitError, VenueError
 from cmd_common.exchange import Exchange
 from cmd_common.feed import Action, Feed, FetchSnapshot, Output, Reconnect, Resubscribe, Send
 from cmd_common.records import Record
 from cmd_common.seams import Clock, Net, Rng, WebSocket
 
-from .backoff import SECOND, Backoff
 from .limiter import WindowLimiter
 from .net import HandshakeError
 from .scheduler import DEFAULT_RETRY_AFTER, SnapshotScheduler, sleep_or

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from cmd_common.backoff import SECOND, Backoff
 from cmd_common.errors import BlockedError, CmdError, DisconnectedError, RateLimitError, VenueError
 from cmd_common.exchange import Exchange
 from cmd_common.feed import FetchSnapshot
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.seams import Clock, Net, Rng
 
-from .backoff import SECOND, Backoff
 from .budget import WeightBudget
 
 __all__ = ["Job", "SnapshotCounters", "SnapshotQueue", "SnapshotScheduler", "fetch", "passing", "sleep_or"]

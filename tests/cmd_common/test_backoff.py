@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmd_feed.backoff import SECOND, Backoff
+from cmd_common.backoff import SECOND, Backoff
 
 
 @given(st.integers(0, 2**32), st.integers(1, 100 * SECOND), st.integers(0, 100), st.integers(1, 300))

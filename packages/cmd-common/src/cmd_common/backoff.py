@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cmd_common.seams import Rng
+from .seams import Rng
 
 __all__ = ["Backoff"]
 
