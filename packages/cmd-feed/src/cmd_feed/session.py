@@ -21,6 +21,7 @@ from msgspec import Struct
 from cmd_common import get_symbols, registry
 from cmd_common.aggregate import AggregatedOrderBook
 from cmd_common.commands import LogReporter, RecordOptions, Reporter
+from cmd_common.consumer import Consumer
 from cmd_common.errors import CmdError, UsageError
 from cmd_common.exchange import Endpoints, Exchange, live_intervals
 from cmd_common.feed import AGGREGATE, SESSION_TYPES, Feed, FeedCounters, Subscription
@@ -34,7 +35,6 @@ from cmd_common.sequence import BookState
 
 from .aggregates import AggregateInfo, Aggregates, Plan, plan
 from .budget import BudgetPools
-from .consumer import Consumer
 from .gaps import GapLedger, overflow_gaps
 from .instruments import load_instruments
 from .limiter import WindowLimiter

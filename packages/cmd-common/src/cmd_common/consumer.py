@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
-from cmd_common.records import Record
+from .records import Record
 
 __all__ = ["Consumer"]
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from cmd_common.consumer import Consumer
 from cmd_common.records import Record, Trade
-from cmd_feed.consumer import Consumer
 
 
 def trades(first: int, last: int) -> list[Record]:
