@@ -20,8 +20,7 @@ from cmd_common.records import (
     pack_levels,
 )
 from cmd_common.replica import BookReplica
-from cmd_server.history import Reading, in_order, known_at, replayed
-from cmd_server.messages import REPLAYED
+from cmd_server.history import Reading, in_order, known_at
 
 S = 1_000_000_000
 T0 = 1_750_000_000 * S
@@ -168,11 +167,3 @@ def test_the_newest_instruments(store: Store) -> None:
     ]
     opened = store(*rows)
     assert Reading(opened, {"v": ["A"]}, ALL).instruments() == [rows[4]]
-
-
-def test_replayed_records_say_so() -> None:
-    marked = replayed(trade(1))
-    assert isinstance(marked, Trade)
-    assert marked.flags & REPLAYED
-    gap = Gap(1, 2, "v", "A", "trades", "x", "lost")
-    assert replayed(gap) is gap

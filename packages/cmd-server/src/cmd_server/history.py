@@ -19,8 +19,6 @@ from itertools import count, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from msgspec.structs import replace
-
 from cmd_common.records import (
     TABLE_OF,
     AggTrade,
@@ -35,12 +33,10 @@ from cmd_common.records import (
 )
 from cmd_common.schema import SCHEMA
 
-from .messages import REPLAYED
-
 if TYPE_CHECKING:
     from cmd_common.io import IReader
 
-__all__ = ["TABLES_OF", "Reading", "Selection", "in_order", "key_of", "known_at", "replayed"]
+__all__ = ["TABLES_OF", "Reading", "Selection", "in_order", "key_of", "known_at"]
 
 OVERLAP: Final = 5_000_000_000  # ns that a further pass reads again: rows may be written a little late
 _LONGEST: Final = 31 * 86_400_000_000_000  # ns of a candle or a gap
@@ -83,13 +79,6 @@ def known_at(record: Record) -> int:
     if kind is Gap:
         return cast(Gap, record).ts_to
     return cast(Trade, record).ts_event
-
-
-def replayed(record: Record) -> Record:
-    """The record marked as taken from a store; gaps and instruments carry no flags."""
-    if isinstance(record, Gap | InstrumentRecord):
-        return record
-    return cast(Record, replace(record, flags=record.flags | REPLAYED))
 
 
 def in_order(records: list[Record]) -> list[Record]:
