@@ -1,0 +1,43 @@
+"""Say when the best bid of one venue is above the best ask of another: a crossed book over several venues.
+
+    python crossed_alert.py tcp:127.0.0.1:9999 BTC-USDT [MIN_MS [MESSAGES]]
+
+The server merges the books (`cmd-cli serve ... --types book,aggregate`); this program only watches the result.
+``MIN_MS`` leaves out what lasted for less: a book that is late by a moment crosses others all the time.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+
+from cmd_common.records import CROSSED, AggregatedBook, venue_levels
+from cmd_server.client import connect
+
+
+def alert(row: AggregatedBook) -> str:
+    """What to say of a crossed row: who bids more than who asks."""
+    venues = row.venues.split(",")
+    bid, bid_quantity, bidder = next(venue_levels(row.bids))
+    ask, ask_quantity, asker = next(venue_levels(row.asks))
+    quantity = min(bid_quantity, ask_quantity)
+    lasted = (row.crossed_for or 0) / 1e6
+    return (
+        f"{row.instrument}: {venues[bidder]} bids {bid:g}, {venues[asker]} asks {ask:g}, {bid - ask:+.8g} for {quantity:g};"
+        f" crossed for {lasted:.0f} ms"
+    )
+
+
+def main(address: str, instrument: str, min_ms: float = 0.0, messages: int | None = None) -> None:
+    said = False  # once an episode
+    with connect(address, topics=[f"aggregate@20 {instrument}"]) as client:
+        rows = (record for record in client if type(record) is AggregatedBook)
+        for row in islice(rows, messages):
+            crossed = bool(row.flags & CROSSED) and (row.crossed_for or 0) >= min_ms * 1e6
+            if crossed and not said:
+                print(alert(row), flush=True)
+            said = crossed
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3], *map(float, sys.argv[3:4]), *map(int, sys.argv[4:5]))
