@@ -26,7 +26,7 @@ from .messages import CONFLATED, KIND_OF, Bye, Kind, Policy, StreamGap, StreamKe
 from .streams import CONFLATABLE
 
 if TYPE_CHECKING:
-    from .hub import Hub
+    from .sessions import Sessions
     from .streams import Entry, Stream
     from .topics import Topic
 
@@ -91,7 +91,7 @@ class Client:
     )
 
     def __init__(
-        self, hub: Hub, name: str, now: int, bound: int, authorize: Callable[[str], bool] | None, snapshots: bool
+        self, hub: Sessions, name: str, now: int, bound: int, authorize: Callable[[str], bool] | None, snapshots: bool
     ) -> None:
         self.name = name
         self.policy = Policy.CONFLATE
