@@ -10,7 +10,7 @@ from cmd_common.errors import UsageError
 
 from .decoder import Frame, adapt, decode
 from .errors import WireError
-from .formats import HEADER, LAYOUTS, SOFH
+from .formats import HEADER, LAYOUTS, SOFH, Layout
 from .messages import Template
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _COMMON: Final = (
     ("instrument_id", "<u4"),
     ("view", "<u2"),
     ("flags", "u1"),
-    ("state", "u1"),
+    ("book_state", "u1"),
 )
 _TYPES: Final = {"Q": "<u8", "q": "<i8", "I": "<u4", "d": "<f8", "B": "u1"}
 # Names of the block's own fields as the records have them, in the order of the layout.
@@ -39,7 +39,7 @@ _NAMES: Final[dict[int, tuple[str, ...]]] = {
     Template.BOOK_DELTA: ("epoch", "seq", "first_seq"),
     Template.CANDLE: (
         *("open_time", "close_time", "open", "high", "low", "close", "volume", "quote_volume", "trades"),
-        *("taker_buy_volume", "taker_buy_quote_volume", "source", "candle_state"),
+        *("taker_buy_volume", "taker_buy_quote_volume", "source", "state"),
     ),
 }
 
@@ -47,13 +47,13 @@ _NAMES: Final[dict[int, tuple[str, ...]]] = {
 def columns(frames: Sequence[Frame], template: int) -> dict[str, numpy.ndarray[Any, Any]]:
     """Return frames of one template as arrays of one length, keyed by field.
 
-    Keys: ``stream_seq``, ``ts_event``, ``ts_recv``, ``instrument_id``, ``view``, ``flags``, ``state`` (of the book),
-    then the fields of the block under the names that the records have; codes stay codes (``side`` 0 unknown, 1 buy,
-    2 sell; candles' ``source`` 1 exchange, 2 built and ``candle_state`` 1 provisional, 2 final, 3 corrected), an
-    integer that is none is -2^63. Trades also have ``trade_id``, candles ``interval``, as objects of str. Books have
-    ``bids`` and ``asks`` of shape (levels, 2), all frames' levels behind each other, and ``bids_at`` and ``asks_at``
-    of shape (frames + 1): where each frame's levels begin. Frames of another template raise WireError, as do broken
-    ones. A few ns a frame where all are of one length, else about a hundred.
+    Keys: ``stream_seq``, ``ts_event``, ``ts_recv``, ``instrument_id``, ``view``, ``flags``, ``book_state``, then the
+    fields of the block under the names that the records have. Codes stay codes: ``side`` 0 unknown, 1 buy, 2 sell;
+    candles' ``source`` 1 exchange, 2 built, ``state`` 1 provisional, 2 final, 3 corrected. An integer that is none
+    is -2^63. Trades also have ``trade_id`` (str; empty where it is ``trade_seq`` in digits), candles ``interval``.
+    Books have ``bids`` and ``asks`` of shape (levels, 2), all frames' levels behind each other, and ``bids_at`` and
+    ``asks_at`` of shape (frames + 1): where each frame's levels begin. O(bytes). Raises WireError for frames that
+    are broken or of another template, UsageError for a template without columns and where numpy is missing.
     """
     try:
         import numpy as np
@@ -69,30 +69,37 @@ def columns(frames: Sequence[Frame], template: int) -> dict[str, numpy.ndarray[A
     types = [*_COMMON, *zip(names, (_TYPES[c] for c in layout.format), strict=True)]
     sizes = set(map(len, frames))
     if sizes and min(sizes) < end:
-        frames = [frame if frame[SOFH:HEADER] == layout.header[2:] else adapt(frame, layout) for frame in frames]
-        if min(map(len, frames)) < end:
-            raise WireError(f"a {layout.name} frame is too short")
-        sizes = set(map(len, frames))
-    table = _table(np, frames, sizes, types, end)
+        frames = _ours(frames, layout)
+    table = _table(np, frames, types, end)
     if len(table) and (table["header"] != int.from_bytes(layout.header[2:], "little")).any():
-        frames = [frame if frame[SOFH:HEADER] == layout.header[2:] else adapt(frame, layout) for frame in frames]
-        table = _table(np, frames, set(map(len, frames)), types, end)
+        frames = _ours(frames, layout)
+        table = _table(np, frames, types, end)
     found: dict[str, numpy.ndarray[Any, Any]] = {name: np.ascontiguousarray(table[name]) for name, _ in types}
     if layout.groups:
         found.update(_books(np, frames, end, layout.name))
     elif template == Template.CANDLE:
-        found["interval"] = _objects(np, [decode(frame, "", "").interval for frame in frames])  # type: ignore[union-attr]
+        tails = [bytes(frame[end:]) for frame in frames]
+        texts = {tail: decode(frame, "", "").interval for tail, frame in zip(tails, frames, strict=True)}  # type: ignore[union-attr]
+        found["interval"] = _objects(np, [texts[tail] for tail in tails])
     elif layout.data:
-        numbered = found.pop("id_is_number").astype(bool)
-        ids = found["trade_seq"].astype(str).astype(object)
-        for i in np.flatnonzero(~numbered).tolist():
+        found["trade_id"] = ids = np.full(len(frames), "", object)
+        for i in np.flatnonzero(found.pop("id_is_number") == 0).tolist():
             ids[i] = decode(frames[i], "", "").trade_id  # type: ignore[union-attr]
-        found["trade_id"] = ids
     return found
 
 
-def _table(np: Any, frames: Sequence[Frame], sizes: set[int], types: list[tuple[str, str]], end: int) -> Any:
+def _ours(frames: Sequence[Frame], layout: Layout) -> list[Frame]:
+    """Bring the frames of other versions into ours; raises WireError for what is of no version."""
+    expected = layout.header[2:]
+    found = [frame if frame[SOFH:HEADER] == expected else adapt(frame, layout) for frame in frames]
+    if min(map(len, found)) < HEADER + layout.block:
+        raise WireError(f"a {layout.name} frame ends within its block")
+    return found
+
+
+def _table(np: Any, frames: Sequence[Frame], types: list[tuple[str, str]], end: int) -> Any:
     """View the blocks of all frames as one structured array."""
+    sizes = set(map(len, frames))
     if len(sizes) == 1:
         stride = sizes.pop()  # frames of one length: joined as they are, which copies fastest
         joined = b"".join(frames)
