@@ -46,8 +46,10 @@ class LocalBook:
         self.replica.load(snapshot)
         self._tell("snapshot", out)
 
-    def status(self, status: FeedStatus, out: list[Item]) -> None:
-        """Take what the server says about the state of its own book."""
+    def status(self, status: FeedStatus, replayed: bool, out: list[Item]) -> None:
+        """Take what the server says about the state of its own book; one that was replayed may be the older news."""
+        if replayed and status.ts_recv < self.replica.ts_recv:
+            return
         if self._away:
             self.back(out)
         self.replica.status(status)
@@ -126,10 +128,10 @@ class LocalBooks:
             raise UnknownBookError(f"depth of {name}", str(view), hint=f"subscribe to book@{view} {name}")
         return found.book
 
-    def status(self, record: FeedStatus, out: list[Item]) -> None:
+    def status(self, record: FeedStatus, replayed: bool, out: list[Item]) -> None:
         """Take a change of a book's state, for every depth of it."""
         for book in self._books.get((record.venue, record.symbol), {}).values():
-            book.status(record, out)
+            book.status(record, replayed, out)
 
     def away(self, out: list[Item]) -> None:
         """Say that the connection is gone."""

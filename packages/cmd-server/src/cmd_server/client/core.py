@@ -21,7 +21,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from cmd_common.errors import CmdError, UsageError
+from cmd_common.errors import CmdError, UnknownNameError, UsageError
 from cmd_common.records import (
     AggregatedBook,
     BookDelta,
@@ -32,12 +32,14 @@ from cmd_common.records import (
     Record,
     full_name,
 )
+from cmd_common.symbols import nearest
 from cmd_server import codec
 from cmd_server.errors import ConnectionBrokenError, FrameError, RefusedError, WireError
 from cmd_server.framing import Splitter
 from cmd_server.messages import (
     CONFLATED,
     KIND_OF,
+    REPLAYED,
     Ack,
     Bye,
     Hello,
@@ -303,7 +305,7 @@ class ClientCore:
             items.append(Message(record, head))
             self.messages += 1
             if template not in _PLAIN:
-                self._remember(record, stream, items)
+                self._remember(record, head, stream, items)
         if self._back:
             self._back = False
             self.local.back(items)
@@ -342,9 +344,9 @@ class ClientCore:
             self.instruments[full_name(record.venue, record.symbol)] = record
         self.messages += 1
         items.append(Message(record, head))
-        self._remember(record, None, items)
+        self._remember(record, head, None, items)
 
-    def _remember(self, record: Record, stream: Stream | None, items: list[Item]) -> None:
+    def _remember(self, record: Record, head: codec.Head, stream: Stream | None, items: list[Item]) -> None:
         """Bring books and latest values up to a record."""
         book = None if stream is None else stream.book
         if isinstance(record, BookDelta):
@@ -358,7 +360,7 @@ class ClientCore:
         elif isinstance(record, AggregatedBook):
             self.aggregates[record.instrument] = record
         elif isinstance(record, FeedStatus) and record.record_type == "book" and record.symbol:
-            self.local.status(record, items)
+            self.local.status(record, bool(head.flags & REPLAYED), items)
 
     # -- what the server says beside records --------------------------------------------------
 
@@ -492,10 +494,8 @@ def policy_of(policy: Policy | str) -> Policy:
     if isinstance(policy, Policy):
         return policy
     if policy not in _POLICIES:
-        from cmd_common.errors import UnknownNameError
-        from cmd_common.symbols import nearest
-
-        raise UnknownNameError("policy", policy, nearest(policy, _POLICIES), hint=f"it is {', '.join(_POLICIES)}")
+        close = nearest(policy, _POLICIES)
+        raise UnknownNameError("policy", policy, close, hint="" if close else f"it is one of {', '.join(_POLICIES)}")
     return _POLICIES[policy]
 
 
