@@ -52,6 +52,7 @@ _LEVEL: Final = 16  # bytes of a level: price and quantity
 _VENUE_LEVEL: Final = 24  # and venue
 _MAX_TEXT: Final = 65_534
 _NOTHING: Final = (0, 0, 0, 0, 0, 0, 0)
+_HEADERS: Final = {template: layout.header for template, layout in LAYOUTS.items()}  # computed by the layout each time
 
 
 def _fixed(template: int, end: str = "") -> tuple[struct.Struct, bytes]:
@@ -68,7 +69,7 @@ def _open(template: int, end: str) -> tuple[struct.Struct, bytes]:
 
 
 def _prefix(template: int, size: int) -> bytes:
-    return size.to_bytes(4, "big") + LAYOUTS[template].header
+    return size.to_bytes(4, "big") + _HEADERS[template]
 
 
 _TRADE, _TRADE_PREFIX = _fixed(Template.TRADE, "H")
@@ -124,7 +125,7 @@ def _count(side: bytes, size: int) -> int:
 
 def _trade(r: Trade, instrument_id: int, seq: int, view: int, flags: int, state: int) -> bytes:
     number = r.trade_seq
-    if number is not None and r.trade_id == str(number):
+    if number is not None and r.trade_id == f"{number}":
         return _pack_trade(
             _TRADE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
             r.price, r.quantity, number, _SIDE[r.side], 1, 0,
@@ -139,7 +140,7 @@ def _trade(r: Trade, instrument_id: int, seq: int, view: int, flags: int, state:
 
 def _agg_trade(r: AggTrade, instrument_id: int, seq: int, view: int, flags: int, state: int) -> bytes:
     number = r.trade_seq
-    numbered = number is not None and r.trade_id == str(number)
+    numbered = number is not None and r.trade_id == f"{number}"
     text = b"\0\0" if numbered else _text(r.trade_id)
     prefix = _AGG_TRADE_PREFIX if numbered else _prefix(Template.AGG_TRADE, _AGG_TRADE.size - 2 + len(text))
     frame = _pack_agg_trade(
@@ -224,32 +225,7 @@ def _instrument(r: InstrumentRecord, instrument_id: int, seq: int, view: int, fl
     )
 
 
-# In place, for the messages that are sent most.
-
-
-def _trade_into(
-    r: Trade, buffer: Any, offset: int, instrument_id: int, seq: int, view: int, flags: int, state: int
-) -> int:
-    number = r.trade_seq
-    if number is None or r.trade_id != str(number):
-        return _copy_into(r, buffer, offset, instrument_id, seq, view, flags, state)
-    _trade_at(
-        buffer, offset,
-        _TRADE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-        r.price, r.quantity, number, _SIDE[r.side], 1, 0,
-    )
-    return offset + _TRADE_SIZE
-
-
-def _quote_into(
-    r: Quote, buffer: Any, offset: int, instrument_id: int, seq: int, view: int, flags: int, state: int
-) -> int:
-    _quote_at(
-        buffer, offset,
-        _QUOTE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-        r.seq, r.bid_price, r.bid_quantity, r.ask_price, r.ask_quantity,
-    )
-    return offset + _QUOTE_SIZE
+# In place; encode_into itself holds trades and quotes.
 
 
 def _snapshot_into(
@@ -318,8 +294,6 @@ _ENCODERS: Final[dict[type, Callable[[Any, int, int, int, int, int], bytes]]] = 
 }
 _WRITERS: Final[dict[type, Callable[[Any, Any, int, int, int, int, int, int], int]]] = {
     **dict.fromkeys(_ENCODERS, _copy_into),
-    Trade: _trade_into,
-    Quote: _quote_into,
     BookSnapshot: _snapshot_into,
     BookDelta: _delta_into,
 }
@@ -353,8 +327,26 @@ def encode_into(
     The same bytes as ``encode`` returns; trades with numeric ids, quotes and books are written without a copy of
     their own. Raises WireError as ``encode`` does, and where the buffer is too short; it never grows.
     """
+    # fmt: off
     try:
+        if isinstance(record, Trade):  # in line: a call would cost a quarter of what the bare pack_into costs
+            number = record.trade_seq
+            if number is not None and record.trade_id == f"{number}":
+                _trade_at(
+                    buffer, offset,
+                    _TRADE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
+                    record.price, record.quantity, number, _SIDE[record.side], 1, 0,
+                )
+                return offset + _TRADE_SIZE
+        elif isinstance(record, Quote):
+            _quote_at(
+                buffer, offset,
+                _QUOTE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
+                record.seq, record.bid_price, record.bid_quantity, record.ask_price, record.ask_quantity,
+            )
+            return offset + _QUOTE_SIZE
         return _WRITERS[type(record)](record, buffer, offset, instrument_id, seq, view, flags, state)
+        # fmt: on
     except _MISFITS as error:
         frame = encode(record, instrument_id, seq, view, flags, state)  # raises if a value is to blame
         if not 0 <= offset <= len(buffer) - len(frame):
