@@ -50,7 +50,7 @@ def test_every_command_has_the_common_options_and_two_examples(name: str) -> Non
     assert all("cmd-cli" in line for _, line in command.examples)
 
 
-@pytest.mark.parametrize("section", ["record", "archive", "replay", "query", "watch"])
+@pytest.mark.parametrize("section", ["record", "archive", "replay", "query", "watch", "serve"])
 def test_every_setting_of_a_command_is_a_flag_and_every_flag_a_setting(section: str) -> None:
     command = cli.get_command(click.Context(cli), section)
     assert command is not None

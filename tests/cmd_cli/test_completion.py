@@ -28,6 +28,10 @@ CASES = [
     ("config i", ["init"]),
     ("query --format nd", ["ndjson"]),
     ("record --log-level w", ["warning"]),
+    ("serve --types ca", ["candles"]),
+    ("serve --from-store pa", ["parquet:"]),
+    ("serve --listen un", ["unix:"]),
+    ("watch --connect tc", ["tcp:"]),
 ]
 
 

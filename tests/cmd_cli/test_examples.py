@@ -69,12 +69,14 @@ def run(line: str, *, endless: bool) -> tuple[int, str, str]:
 @pytest.mark.parametrize(("name", "line"), _examples(), ids=lambda v: v.removeprefix("cmd-cli ")[:50])
 def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str) -> None:
     monkeypatch.setenv("CMD_ENDPOINT", endpoint)
-    if name in ("query", "store"):
+    if name in ("query", "store") or "--from-store" in line:
         Path("data").symlink_to(recorded)
     endless = name == "replay" or (name == "watch" and "--duration" not in line)
     code, out, err = run(line, endless=endless)
     assert code == 0, err
     assert "error" not in err.casefold()
+    if name == "serve":
+        assert json.loads(out.splitlines()[0])["symbols"]
     if "--json" in line:
         json.loads(out if name in ("query", "symbols") else out.splitlines()[-1])
     if name in ("symbols", "query", "replay", "watch", "record", "archive", "store"):

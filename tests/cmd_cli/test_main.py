@@ -23,6 +23,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 RECORD = ["record", "--exchange", "binance-spot", "--symbols", "BTCUSDT", "--store", "parquet:data"]
 ARCHIVE = ["archive", "--exchange", "binance-spot", "--symbols", "BTCUSDT", "--store", "parquet:data"]
 WATCH = ["watch", "--exchange", "binance-spot"]
+SERVE = ["serve", "--exchange", "binance-spot", "--symbols", "BTCUSDT", "--listen", "tcp:127.0.0.1:0"]
 REPLAY = ["replay", "--exchange", "binance-spot", "--simulate"]
 TOMORROW = (datetime.now(UTC).date() + timedelta(days=2)).isoformat()
 
@@ -75,6 +76,26 @@ BAD = [
     (["query", "--store", "parquet:data"], "missing argument 'SQL'; see cmd-cli query --help"),
     (["completion", "tcsh"], "invalid value for '{bash|zsh|fish}': 'tcsh' is not one of 'bash', 'zsh', 'fish'; see cmd-cli completion --help"),
     (["watch", "--exchange", "binance-spot", "--symbols", "X", "--types", "books"], "unknown type 'books'; did you mean book?"),
+    (["watch", "--connect", "tcp:127.0.0.1:9", "--types", "books"], "unknown type 'books'; did you mean book?"),
+    (["watch", "--connect", "tcp:127.0.0.1:9", "--aggregate", "BTC-USDT"], "merged books cannot be shown from a server; leave out --connect, or --aggregate and watch its books"),
+    (["watch", "--connect", "tcp:127.0.0.1:9", "--token-file", "none"], "cannot read the token from none: No such file or directory"),
+    (["watch", "--connect", "tpc:127.0.0.1:9"], "unknown transport 'tpc'; did you mean tcp?"),
+    (["watch", "--connect", "127.0.0.1"], "'127.0.0.1' is no address; write it as SCHEME:TARGET[?key=value&...], such as tcp:127.0.0.1:9999 or unix:/run/cmd.sock"),
+    (["serve", "--exchange", "binance-spot", "--symbols", "BTCUSDT"], "no address is given; add --listen, such as --listen tcp:127.0.0.1:9999"),
+    (["serve", "--listen", "tcp:127.0.0.1:0"], f"no exchange is given; add --exchange with any of: {EXCHANGES}"),
+    ([*SERVE, "--types", "trade"], "unknown type 'trade'; did you mean trades or agg_trades?"),
+    ([*SERVE, "--types", "aggregate"], "unknown type 'aggregate'; types are: trades, agg_trades, quotes, candles, book"),
+    ([*SERVE, "--listen", "tpc:127.0.0.1:0"], "unknown transport 'tpc'; did you mean tcp?"),
+    ([*SERVE, "--listen", "tcp:127.0.0.1:0?tls_crt=x"], "unknown option of tcp addresses 'tls_crt'; did you mean tls_cert or tls?"),
+    ([*SERVE, "--listen", "tcp:127.0.0.1"], "'tcp:127.0.0.1' is no address; write it as tcp:HOST:PORT, such as tcp:127.0.0.1:9999"),
+    ([*SERVE, "--listen", "tcp:0.0.0.0:0"], "tcp:0.0.0.0:0 can be reached from other machines, so clients must show a token and there is none; set CMD_TOKEN or give a token file, or listen at 127.0.0.1 or a Unix socket"),
+    ([*SERVE, "--metrics", "9100"], "address '9100' is not HOST:PORT; for example 127.0.0.1:9001; port 0 is any free one"),
+    ([*SERVE, "--metrics", "0.0.0.0:0"], "metrics at 0.0.0.0:0 can be read from elsewhere, and there is no token; give --token-file, or an address such as 127.0.0.1:9100"),
+    ([*SERVE, "--start", "2025-01-01"], "--start is for history; add --from-store KIND:PATH"),
+    ([*SERVE, "--from-store", "parquet:x", "--speed", "1"], "history at speed 1 never reaches the present; give a larger speed or max, or an end, after which no live data follows"),
+    ([*SERVE, "--from-store", "parquet:x", "--start", "2025-01-02", "--end", "2025-01-01"], "the history ends before it starts; the end is exclusive"),
+    ([*SERVE, "--from-store", "parqet:x"], "unknown store 'parqet'; did you mean parquet?"),
+    ([*SERVE, "--queue", "1"], "--queue: 1 is less than 16; for example 10000"),
     (["symbols", "--exchange", "binance-sopt"], "unknown exchange 'binance-sopt'; did you mean binance-spot or binance-usdm or binance-coinm?"),
 ]  # fmt: skip
 
@@ -165,7 +186,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 HEAVY = {
     "asyncio", "pyarrow", "duckdb", "textual", "rich", "httpx2", "websockets", "yaml", "ssl", "numpy",
-    "cmd_feed", "cmd_binance", "cmd_parquet", "cmd_archiver", "cmd_replay",
+    "cmd_feed", "cmd_binance", "cmd_parquet", "cmd_archiver", "cmd_replay", "cmd_server",
 }  # fmt: skip
 
 

@@ -133,7 +133,7 @@ def test_variables_are_text(
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("\nstroe = 'x'", "cmd.toml:2: unknown key 'stroe'; did you mean store?"),
+        ("\nstroe = 'x'", "cmd.toml:2: unknown key 'stroe'; did you mean store or token?"),
         ("[record]\n\ntype = 'x'", "cmd.toml:3: unknown key 'record.type'; did you mean record.types?"),
         ("[recrod]\ntypes = 'x'", "cmd.toml:1: unknown key 'recrod'; did you mean record"),
         ("[query]\nparallel = 2", "cmd.toml:2: unknown key 'query.parallel'; did you mean archive.parallel?"),

@@ -14,7 +14,7 @@ import click
 __all__ = ["SHELLS", "script"]
 
 SHELLS: Final = ("bash", "zsh", "fish")
-_FILES: Final = ("config", "recording", "raw", "instruments", "to", "from")
+_FILES: Final = ("config", "recording", "raw", "instruments", "to", "from", "token-file")
 _STORE: Final = ("status", "check", "migrate", "backup", "restore", "convert", "export", "size")
 _ACTIONS: Final = {"config": ("show", "init"), "completion": SHELLS, "store": _STORE}
 
@@ -79,7 +79,9 @@ def _words(command: str, name: str) -> tuple[str, ...]:
         return ARCHIVE_TYPES if command == "archive" else SESSION_TYPES if command == "record" else FEED_TYPES
     if name == "interval":
         return tuple(dict.fromkeys(i for venue in names("cmd.exchanges") for i in exchange(venue).intervals))
-    if name in ("store", "measure"):
+    if name in ("listen", "connect") and command in ("serve", "watch"):
+        return tuple(f"{scheme}:" for scheme in names("cmd.transports"))
+    if name in ("store", "from-store", "measure"):
         return tuple(f"{scheme}:" for scheme in names("cmd.stores"))
     if name == "fault":
         from cmd_common.faults import FAULTS

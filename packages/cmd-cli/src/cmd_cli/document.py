@@ -23,6 +23,7 @@ Data goes to stdout, words to stderr. `--json` makes stdout readable for program
 | `record`, `archive` | the last line is the summary, one JSON object |
 | `query`, `symbols` | one JSON array of objects, a row a line (`--format ndjson` for one object a line) |
 | `replay` | one JSON line a venue when it is ready, with and without `--json` |
+| `serve` | one JSON line when it is ready, with and without `--json`; with it the last line is the summary |
 | `store` | the last line is the summary, one JSON object; `check`: `{"ok", "findings": [{"severity", "kind", "where", "what", "hint"}]}` |
 | `watch` | one JSON line a second and symbol |
 | `config show`, `version` | one JSON object |

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "query": "Query a store with SQL",
     "store": "Look after a store: health, schema, copies, size",
     "watch": "Show live books, trades and candles in the terminal",
+    "serve": "Push live data or history to other programs",
     "replay": "Serve recordings or a simulation as the exchange itself",
     "config": "Show or create the configuration",
     "completion": "Print a completion script for bash, zsh or fish",

@@ -33,6 +33,9 @@ __all__ = [
     "number_or_names",
     "recordings",
     "selectors",
+    "stored_selectors",
+    "token",
+    "topics",
 ]
 
 
@@ -241,3 +244,44 @@ def number_or_names(text: str) -> tuple[int, tuple[str, ...]]:
     if not names:
         raise UsageError("no symbols are given", hint="--symbols 4, or --symbols BTCUSDT,ETHUSDT")
     return len(names), names
+
+
+def token(text: str | None, path: str | None) -> str:
+    """The secret of a server: the text, else the first line of a file; empty where there is none."""
+    if text or not path:
+        return text or ""
+    try:
+        with open(path, encoding="utf-8") as f:
+            found = f.readline().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        words = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(f"cannot read the token from {path}: {words}") from error
+    if not found:
+        raise UsageError(f"token file {path} is empty", hint="its first line is the token")
+    return found
+
+
+def topics(types: Sequence[str], venues: Sequence[str], symbols: object, intervals: Sequence[str]) -> tuple[str, ...]:
+    """What to ask a server for: topics of types, for native symbols or wildcards of any or of some venues."""
+    wanted: list[str] = []
+    for venue, selector in _patterns(symbols):
+        scopes = [venue] if venue else list(venues) or ["*"]
+        wanted += [f"{scope}:{'*' if selector.casefold() == 'all' else selector}" for scope in scopes]
+    kinds = [f"{t}@{i}" for t in types if t == "candles" for i in intervals]
+    kinds = [t for t in types if t != "candles"] + kinds
+    return tuple(dict.fromkeys(f"{kind} {name}" for kind in kinds for name in wanted))
+
+
+def stored_selectors(symbols: object) -> tuple[str, ...]:
+    """Flatten symbols to selectors for a store, whose exchanges are known only when it is open."""
+    return tuple(f"{venue}:{selector}" if venue else selector for venue, selector in _patterns(symbols))
+
+
+def _patterns(symbols: object) -> list[tuple[str | None, str]]:
+    """Selectors with their venues, of any installed exchange; without any: everything."""
+    from cmd_common.registry import names as registered
+    from cmd_common.symbols import expand_selectors
+
+    if not symbols:
+        return [(None, "all")]
+    return expand_selectors(symbols, venues=registered("cmd.exchanges"))  # type: ignore[arg-type]  # its form was checked before

@@ -46,6 +46,7 @@ Kind = Literal["text", "choice", "int", "bool", "list", "symbols", "mapping", "e
 from venue to URL; ``symbols``: selectors of ``get_symbols``, also as a mapping from venue."""
 
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)(?:\.(\d{1,9}))?s)?(?:(\d+)ms)?")
+_ADDRESSES: Final = re.compile(r",(?=[a-z][a-z0-9]*:)")  # between two addresses
 _DURATION_HINT: Final = "write it as 30s, 5m, 1h30m or 500ms"
 
 
@@ -102,6 +103,8 @@ def _top() -> Iterator[Key]:
         "10s",
         example='"10s"',
     )
+    yield Key("", "token", "text", "secret that a server asks its clients for; a file is safer", example='"secret"')
+    yield Key("", "token-file", "text", "file that holds the token", example='"/etc/cmd/token"')
     levels = ("debug", "info", "warning", "error")
     yield Key("", "log-level", "choice", "how much is logged", "warning", levels, example='"info"')
 
@@ -177,11 +180,47 @@ def _replay() -> Iterator[Key]:
     yield Key("replay", "history-days", "int", "simulated days in the archive before the start", 2, example="2")
 
 
+def _serve() -> Iterator[Key]:
+    yield Key(
+        "serve", "listen", "list", "addresses to serve at", example='["tcp:127.0.0.1:9999", "unix:/run/cmd.sock"]'
+    )
+    yield from _shared(
+        "serve", "exchange", "symbols", "endpoint", "proxy", "interval", "stale-after", "token-file", *_MERGED[:2]
+    )
+    types = ["trades", "quotes", "book", "candles"]
+    yield Key("serve", "types", "list", "what to serve", types, example='["trades", "book"]')
+    # not shared: a store that is queried is not silently recorded into
+    yield Key("serve", "store", "text", "store to record into at the same time", example='"parquet:data"')
+    yield Key("serve", "from-store", "text", "store whose rows are served before live data", example='"parquet:data"')
+    yield Key("serve", "start", "text", "where its history begins, UTC", example='"2025-03-01T23:59:00"')
+    yield Key(
+        "serve", "end", "text", "where it ends, exclusive; live data does not follow then", example='"2025-03-02"'
+    )
+    yield Key("serve", "speed", "speed", "speed of the history, times real time, or max", "max", example='"10"')
+    yield Key("serve", "metrics", "text", "address of /metrics, /health and /ready", "", example='"127.0.0.1:9100"')
+    yield Key("serve", "max-clients", "int", "connections at a time", 1000, least=1, example="1000")
+    yield Key("serve", "queue", "int", "messages that wait for a client at most", 10_000, least=16, example="10000")
+    yield Key(
+        "serve", "replay-buffer", "int", "messages of a stream kept for clients that return", 1024, example="1024"
+    )
+    yield Key("serve", "hold", "int", "live records held while history plays", 500_000, least=1000, example="500000")
+    yield Key("serve", "duration", "duration", "stop after this time", example='"30s"')
+    yield Key(
+        "serve", "until-end", "bool", "stop when a replay or a history has sent everything", False, example="true"
+    )
+    yield Key("serve", "depth", "int", "levels of partial depth instead of the full book", least=1, example="20")
+    yield Key("serve", "snapshot-every", "duration", "time between full books in the store", "60s", example='"60s"')
+    yield Key("serve", "raw", "text", "folder for raw recordings of all traffic", "", example='"raw"')
+    yield Key("serve", "queue-limit", "int", "records held for the store", 200_000, least=1000, example="200000")
+    yield Key("serve", "options", "mapping", "settings of one exchange package", {}, example="{ }")
+
+
 def _others() -> Iterator[Key]:
     yield from _shared("query", "store")
     formats = ("table", "csv", "ndjson", "json")
     yield Key("query", "format", "choice", "form of the output", "table", formats, example='"csv"')
-    yield from _shared("watch", "exchange", "symbols", "endpoint", "proxy", "interval", *_MERGED)
+    yield from _shared("watch", "exchange", "symbols", "endpoint", "proxy", "interval", "token-file", *_MERGED)
+    yield Key("watch", "connect", "text", "show what a server serves, by its address", example='"tcp:127.0.0.1:9999"')
     yield Key(
         "watch",
         "aggregate",
@@ -203,7 +242,7 @@ def _others() -> Iterator[Key]:
     yield Key("watch", "duration", "duration", "stop after this time", example='"30s"')
 
 
-KEYS: Final[dict[str, Key]] = {k.path: k for k in (*_top(), *_record(), *_archive(), *_replay(), *_others())}
+KEYS: Final[dict[str, Key]] = {k.path: k for k in (*_top(), *_record(), *_archive(), *_replay(), *_serve(), *_others())}
 SECTIONS: Final = tuple(dict.fromkeys(k.section for k in KEYS.values() if k.section))
 
 
@@ -220,6 +259,8 @@ class Value(Struct, frozen=True):
             return format_duration(self.value)
         if self.value is not None and self.key.kind == "speed":
             return "max" if self.value == 0 else f"{self.value:g}"
+        if self.key.name == "token" and self.value:
+            return "********"
         if self.key.kind == "endpoints" and self.value and set(self.value) == {""}:
             return mask(self.value[""])
         return mask(self.value)
@@ -370,7 +411,7 @@ def _hint(key: Key) -> str:
 
 
 def _as_text(key: Key, value: object, from_text: bool) -> str:
-    if key.path in ("archive.start", "archive.end", "replay.start") and hasattr(value, "isoformat"):
+    if key.name in ("start", "end") and hasattr(value, "isoformat"):
         return str(value.isoformat())  # a TOML date
     if key.path == "replay.symbols" and isinstance(value, int | list) and not isinstance(value, bool):
         return ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -410,13 +451,18 @@ def _as_bool(key: Key, value: object, from_text: bool) -> bool:
 def _as_list(key: Key, value: object, from_text: bool) -> tuple[str, ...]:
     if key.name == "fault":  # its parameters hold commas
         parts = [value] if isinstance(value, str) else value
+    elif key.name == "listen":  # so do topics in an address
+        listed = [value] if isinstance(value, str) else value
+        if isinstance(listed, list) and all(isinstance(p, str) for p in listed):
+            listed = [part for text in listed for part in _ADDRESSES.split(text)]
+        parts = listed
     elif isinstance(value, str):
         parts = value.split(",")
     else:
         parts = value
     if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
         raise ValueError(f"{value!r} is not a list of text")
-    if key.name not in ("fault", "recording"):  # a file name may hold a comma
+    if key.name not in ("fault", "recording", "listen"):  # a file name may hold a comma
         parts = [p for part in parts for p in part.split(",")]
     return tuple(dict.fromkeys(p.strip() for p in parts if p.strip()))
 

@@ -7,7 +7,6 @@ trusted: books are LIVE, connections stand; else 503 and what is missing. Both b
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ from cmd_common.sequence import BookState
 
 from .errors import ServerError
 from .metrics import FeedMeter
+from .security import is_loopback
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cmd_common.orderbook import OrderBook
 
-__all__ = ["HealthServer", "Readiness", "is_loopback", "readiness"]
+__all__ = ["HealthServer", "Readiness", "json_answer", "readiness"]
 
 _NAMED: Final = 20  # books that are named one by one
 _OPEN: Final = 5.0  # s for a request to be complete
@@ -40,7 +40,7 @@ class Readiness(Struct, frozen=True):
     """Whether clients can trust what is served now, and what is missing if not."""
 
     ready: bool
-    phase: str  # starting, history, live, ended
+    phase: str  # starting, history, live, replay (nothing but history)
     books: dict[str, int]  # by state
     not_live: list[str]  # the first of them
     disconnected: list[str]  # ``venue connection``
@@ -56,19 +56,7 @@ def readiness(phase: str, books: Mapping[str, OrderBook], meter: FeedMeter) -> R
             waiting.append(name)
     down = [f"{venue} {name}" for (venue, name), state in meter.connections.items() if state != "connected"]
     live = phase == "live" and bool(meter.connections) and not down
-    return Readiness(
-        (live or phase == "history") and not waiting, phase, states, sorted(waiting)[:_NAMED], sorted(down)
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return Readiness((live or phase == "replay") and not waiting, phase, states, sorted(waiting)[:_NAMED], sorted(down))
 
 
 class HealthServer:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from cmd_common.errors import CmdError
-from cmd_common.records import TABLE_OF, TS_FROM_RECV, AggregatedBook, FeedStatus, Gap, Record
+from cmd_common.records import TABLE_OF, TS_FROM_RECV, AggregatedBook, FeedStatus, Gap, InstrumentRecord, Record
 from cmd_common.sequence import BookState
 
 if TYPE_CHECKING:
@@ -48,17 +48,20 @@ class FeedMeter:
         last: Any = None
         for record in records:
             kind = type(record)
-            if kind is Gap:
-                self._gap(record)  # type: ignore[arg-type]  # kind says so
-            elif kind is FeedStatus:
-                self._status(record)  # type: ignore[arg-type]  # kind says so
-            else:
-                last = record
             row: Any = record
-            counts["" if kind is AggregatedBook else row.venue, _TABLES[kind]] += 1
-        if last is not None and getattr(last, "venue", "") and getattr(last, "ts_recv", 0):
+            if kind is Gap:
+                self._gap(row)
+            elif kind is FeedStatus:
+                self._status(row)
+            elif kind is AggregatedBook:
+                counts["", "aggregated_books"] += 1
+                continue
+            elif kind is not InstrumentRecord:
+                last = row
+            counts[row.venue, _TABLES[kind]] += 1
+        if last is not None and last.ts_recv:
             self.seen[last.venue] = last.ts_recv
-            if not getattr(last, "flags", 0) & TS_FROM_RECV:
+            if not last.flags & TS_FROM_RECV:
                 self.lag[last.venue] = last.ts_recv - last.ts_event
 
     def _gap(self, gap: Gap) -> None:

@@ -8,7 +8,16 @@ from cmd_cli.command import Cmd
 
 __all__ = ["command"]
 
-_DISTRIBUTIONS = ("cmd-common", "cmd-feed", "cmd-binance", "cmd-parquet", "cmd-archiver", "cmd-replay", "cmd-cli")
+_DISTRIBUTIONS = (
+    "cmd-common",
+    "cmd-feed",
+    "cmd-binance",
+    "cmd-parquet",
+    "cmd-archiver",
+    "cmd-replay",
+    "cmd-server",
+    "cmd-cli",
+)
 
 
 def _version() -> int:

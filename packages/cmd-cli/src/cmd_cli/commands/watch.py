@@ -10,7 +10,7 @@ from cmd_cli.command import Cmd, Run, flag
 
 if TYPE_CHECKING:
     from cmd_cli.output import Output
-    from cmd_common.commands import LiveSource
+    from cmd_common.commands import ConnectOptions, LiveSource, RecordOptions
 
 __all__ = ["Held", "command"]
 
@@ -19,18 +19,40 @@ def _watch(**flags: object) -> int:
     import os
     import sys
 
-    from cmd_cli import values
-    from cmd_common.commands import AggregateOptions, RecordOptions
-    from cmd_common.feed import AGGREGATE, FEED_TYPES
     from cmd_common.registry import load
 
     run = Run("watch", flags)
+    options: ConnectOptions | RecordOptions
+    name, options = ("server", _server(run)) if run.get("connect") else ("live", _live(run))
+    screen = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not run.json
+    # textual draws on stderr
+    plain = bool(run.get("plain")) or not screen or not sys.stderr.isatty()
+    with run.output() as output:
+        reporter = Held(output) if screen else output
+        try:
+            source: LiveSource = load("cmd.sources", name)(options, reporter)
+            if plain:
+                _plain(source, run.json, run.get("duration"))
+            else:
+                _app(source, run.get("duration"))
+        finally:
+            if isinstance(reporter, Held):
+                reporter.release()
+    return 0
+
+
+def _live(run: Run) -> RecordOptions:
+    """What to ask the exchanges for."""
+    from cmd_cli import values
+    from cmd_common.commands import AggregateOptions, RecordOptions
+    from cmd_common.feed import AGGREGATE, FEED_TYPES
+
     merged: tuple[str, ...] = run.get("aggregate")
     venues = values.exchanges(run.get("exchange"), None if merged else run.get("symbols"))
     types = values.check_types(run.get("types"), FEED_TYPES)
     if merged:
         types = (AGGREGATE, *(t for t in types if t in ("trades", "agg_trades")))
-    options = RecordOptions(
+    return RecordOptions(
         exchanges=venues,
         symbols=values.selectors(list(merged) if merged else run.get("symbols"), venues),
         types=types,
@@ -45,21 +67,27 @@ def _watch(**flags: object) -> int:
             max_age=run.get("stale-after"),
         ),
     )
-    screen = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not run.json
-    # textual draws on stderr
-    plain = bool(run.get("plain")) or not screen or not sys.stderr.isatty()
-    with run.output() as output:
-        reporter = Held(output) if screen else output
-        try:
-            source: LiveSource = load("cmd.sources", "live")(options, reporter)
-            if plain:
-                _plain(source, run.json, run.get("duration"))
-            else:
-                _app(source, run.get("duration"))
-        finally:
-            if isinstance(reporter, Held):
-                reporter.release()
-    return 0
+
+
+def _server(run: Run) -> ConnectOptions:
+    """What to ask a server for; it has its own exchanges, so that names of instruments are matched there."""
+    from cmd_cli import values
+    from cmd_common.commands import ConnectOptions
+    from cmd_common.errors import UsageError
+    from cmd_common.feed import FEED_TYPES
+
+    if run.get("aggregate"):
+        raise UsageError(
+            "merged books cannot be shown from a server", hint="leave out --connect, or --aggregate and watch its books"
+        )
+    types = values.check_types(run.get("types"), FEED_TYPES)
+    venues = tuple(run.get("exchange") or ())
+    return ConnectOptions(
+        address=run.get("connect"),
+        topics=values.topics(types, venues, run.get("symbols"), run.get("interval")),
+        token=values.token(run.get("token", section=""), run.get("token-file")),
+        name="cmd-cli watch",
+    )
 
 
 class Held:
@@ -134,6 +162,8 @@ command = Cmd(
         flag("watch", "convert", metavar="ASSET", note="a pair that converts must be traded there"),
         flag("watch", "fee", metavar="VENUE=BPS,..."),
         flag("watch", "stale-after"),
+        flag("watch", "connect", metavar="ADDRESS", note="instead of exchanges; names of symbols may have wildcards"),
+        flag("watch", "token-file", metavar="FILE", note="with --connect"),
         flag("watch", "plain"),
         flag("watch", "duration"),
         flag("watch", "endpoint"),
