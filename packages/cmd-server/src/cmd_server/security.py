@@ -1,0 +1,122 @@
+"""Who may connect: tokens, certificates, and which addresses need them.
+
+An address that other machines can reach needs a token, and should have TLS, without which the token can be read on
+the way. Loopback and Unix sockets need none: whoever is on the machine is let in, as the mode of a socket's file says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from cmd_common.errors import UsageError
+
+from .transport import Address
+
+__all__ = ["TOKEN_VARIABLE", "authorizer", "check_exposure", "client_tls", "is_loopback", "read_token", "server_tls"]
+
+TOKEN_VARIABLE: Final = "CMD_TOKEN"
+_MAKE: Final = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+_LONGEST: Final = 4_096
+
+
+def read_token(file: str = "", environ: Mapping[str, str] = os.environ) -> str:
+    """Return the token of a file (its only line) or else of the variable CMD_TOKEN; empty where there is neither.
+
+    Raises UsageError for a file that cannot be read, and for text that is no token.
+    """
+    if not file:
+        return _checked(environ.get(TOKEN_VARIABLE, ""), f"the variable {TOKEN_VARIABLE}")
+    try:
+        with open(file, "rb") as f:
+            data = f.read(_LONGEST + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read the token file {file}: {error.strerror}", hint=_MAKE) from error
+    token = _checked(data.decode("latin-1"), f"the token file {file}")
+    if not token:
+        raise UsageError(f"the token file {file} is empty", hint=_MAKE)
+    return token
+
+
+def _checked(text: str, where: str) -> str:
+    token = text.strip()
+    # What an Authorization header can carry as well.
+    if len(text) > _LONGEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(f"{where} holds no token: one line of ASCII without spaces is one", hint=_MAKE)
+    return token
+
+
+def authorizer(token: str) -> Callable[[str], bool] | None:
+    """Return what judges a client's token in a time that tells nothing about ours; None where none is needed."""
+    if not token:
+        return None
+    ours = hashlib.sha256(token.encode()).digest()
+
+    def authorized(theirs: str) -> bool:
+        # Of digests, because the time of a compare tells the length of what is compared.
+        return hmac.compare_digest(hashlib.sha256(theirs.encode(errors="replace")).digest(), ours)
+
+    return authorized
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener at ``host``; a name other than localhost counts as reachable."""
+    if host.casefold() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(addresses: Sequence[tuple[Address, bool]], token: str) -> None:
+    """Refuse, by UsageError, to listen where others can reach without a token; each address comes with ``local``."""
+    exposed = [str(address) for address, local in addresses if not local]
+    if exposed and not token:
+        raise UsageError(
+            f"{exposed[0]} can be reached from other machines, so clients must show a token and there is none",
+            hint=f"set {TOKEN_VARIABLE} or give a token file, or listen at 127.0.0.1 or a Unix socket",
+        )
+
+
+def server_tls(cert: str, key: str) -> ssl.SSLContext:
+    """Return the server's side of TLS (1.2 or newer) from PEM files; raises UsageError that says which is wrong."""
+    _readable(cert, "tls_cert")
+    _readable(key, "tls_key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # A key with a password would ask on the terminal: an empty one makes it an error instead.
+        context.load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise UsageError(f"the key {key} does not belong to the certificate {cert}") from error
+        hint = "the certificate (its chain after it) and its key, without a password"
+        raise UsageError(f"{cert} and {key} are no PEM certificate and key", hint=hint) from error
+    return context
+
+
+def client_tls(ca: str = "") -> ssl.SSLContext:
+    """Return a client's side of TLS that checks certificate and name, by ``ca`` or else by the system's own."""
+    if not ca:
+        return ssl.create_default_context()
+    _readable(ca, "ca")
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except ssl.SSLError as error:
+        raise UsageError(f"{ca} holds no PEM certificates") from error
+    return context
+
+
+def _readable(path: str, what: str) -> None:
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot read {what} {path}: {error.strerror}") from error
