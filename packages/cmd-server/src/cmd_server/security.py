@@ -19,7 +19,7 @@ from cmd_common.errors import UsageError
 
 from .transport import Address
 
-__all__ = ["TOKEN_VARIABLE", "authorizer", "check_exposure", "client_tls", "is_loopback", "read_token", "server_tls"]
+__all__ = ["TOKEN_VARIABLE", "authorizer", "check_exposure", "client_tls", "loopback", "read_token", "server_tls"]
 
 TOKEN_VARIABLE: Final = "CMD_TOKEN"
 _MAKE: Final = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
@@ -65,7 +65,7 @@ def authorizer(token: str) -> Callable[[str], bool] | None:
     return authorized
 
 
-def is_loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
     """Whether only this machine can reach a listener at ``host``; a name other than localhost counts as reachable."""
     if host.casefold() == "localhost":
         return True
@@ -85,8 +85,16 @@ def check_exposure(addresses: Sequence[tuple[Address, bool]], token: str) -> Non
         )
 
 
-def server_tls(cert: str, key: str) -> ssl.SSLContext:
-    """Return the server's side of TLS (1.2 or newer) from PEM files; raises UsageError that says which is wrong."""
+def server_tls(address: Address) -> ssl.SSLContext | None:
+    """Return the server's side of TLS (1.2 or newer) by ``tls_cert`` and ``tls_key`` of an address; None without them.
+
+    Raises UsageError that says which file is wrong.
+    """
+    cert, key = address.options.get("tls_cert", ""), address.options.get("tls_key", "")
+    if bool(cert) != bool(key):
+        raise UsageError(f"{address} names only one of tls_cert and tls_key", hint="TLS needs both")
+    if not cert:
+        return None
     _readable(cert, "tls_cert")
     _readable(key, "tls_key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -102,8 +110,14 @@ def server_tls(cert: str, key: str) -> ssl.SSLContext:
     return context
 
 
-def client_tls(ca: str = "") -> ssl.SSLContext:
-    """Return a client's side of TLS that checks certificate and name, by ``ca`` or else by the system's own."""
+def client_tls(address: Address) -> ssl.SSLContext | None:
+    """Return a client's side of TLS by ``tls=1`` or ``ca`` of an address; None without them.
+
+    Certificate and name are checked, by the certificates in ``ca`` or else by the system's own. Raises UsageError.
+    """
+    ca = address.options.get("ca", "")
+    if not ca and not address.switch("tls"):
+        return None
     if not ca:
         return ssl.create_default_context()
     _readable(ca, "ca")
