@@ -11,6 +11,7 @@ from cmd_common.errors import UsageError
 from .decoder import Frame, adapt, decode
 from .errors import WireError
 from .formats import HEADER, LAYOUTS, SOFH, Layout
+from .framing import split
 from .messages import Template
 
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ _NAMES: Final[dict[int, tuple[str, ...]]] = {
 }
 
 
-def columns(frames: Sequence[Frame], template: int) -> dict[str, numpy.ndarray[Any, Any]]:
+def columns(frames: Sequence[Frame] | Frame, template: int) -> dict[str, numpy.ndarray[Any, Any]]:
     """Return frames of one template as arrays of one length, keyed by field.
+
+    ``frames`` are single frames, or one buffer of whole frames behind each other, which is fastest where all have
+    one length.
 
     Keys: ``stream_seq``, ``ts_event``, ``ts_recv``, ``instrument_id``, ``view``, ``flags``, ``book_state``, then the
     fields of the block under the names that the records have. Codes stay codes: ``side`` 0 unknown, 1 buy, 2 sell;
@@ -67,10 +71,12 @@ def columns(frames: Sequence[Frame], template: int) -> dict[str, numpy.ndarray[A
     layout = LAYOUTS[template]
     end = HEADER + layout.block
     types = [*_COMMON, *zip(names, (_TYPES[c] for c in layout.format), strict=True)]
-    sizes = set(map(len, frames))
-    if sizes and min(sizes) < end:
-        frames = _ours(frames, layout)
-    table = _table(np, frames, types, end)
+    if isinstance(frames, bytes | bytearray | memoryview):
+        table, frames = _joined(np, frames, types, end)
+    else:
+        if frames and min(map(len, frames)) < end:
+            frames = _ours(frames, layout)
+        table = _table(np, frames, types, end)
     if len(table) and (table["header"] != int.from_bytes(layout.header[2:], "little")).any():
         frames = _ours(frames, layout)
         table = _table(np, frames, types, end)
@@ -91,29 +97,59 @@ def columns(frames: Sequence[Frame], template: int) -> dict[str, numpy.ndarray[A
 def _ours(frames: Sequence[Frame], layout: Layout) -> list[Frame]:
     """Bring the frames of other versions into ours; raises WireError for what is of no version."""
     expected = layout.header[2:]
-    found = [frame if frame[SOFH:HEADER] == expected else adapt(frame, layout) for frame in frames]
-    if min(map(len, found)) < HEADER + layout.block:
-        raise WireError(f"a {layout.name} frame ends within its block")
-    return found
+    return [frame if frame[SOFH:HEADER] == expected else adapt(frame, layout) for frame in frames]
+
+
+def _joined(np: Any, buffer: Frame, types: list[tuple[str, str]], end: int) -> tuple[Any, Sequence[Frame]]:
+    """View a buffer of frames as a structured array, and as single frames."""
+    view = memoryview(buffer)
+    stride = int.from_bytes(view[:4], "big")
+    if stride >= end and len(view) % stride == 0:
+        table = np.frombuffer(view, _dtype(np, types, stride))
+        if (table["length"] == stride).all():
+            return table, _Slices(view, stride)
+    places, consumed = split(view, len(view))
+    if consumed < len(view):
+        raise WireError(f"the last {len(view) - consumed} bytes are no whole frame")
+    frames = [view[start:stop] for start, stop in places]
+    return _table(np, frames, types, end), frames
+
+
+class _Slices(Sequence[Frame]):
+    """Frames of one length in a buffer; a view is made when it is asked for."""
+
+    def __init__(self, view: memoryview, stride: int) -> None:
+        self._view = view
+        self._stride = stride
+
+    def __len__(self) -> int:
+        return len(self._view) // self._stride
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._view[index * self._stride : (index + 1) * self._stride]
 
 
 def _table(np: Any, frames: Sequence[Frame], types: list[tuple[str, str]], end: int) -> Any:
-    """View the blocks of all frames as one structured array."""
+    """Copy the blocks of all frames into one structured array; bytes behind them may be part of it."""
     sizes = set(map(len, frames))
-    if len(sizes) == 1:
-        stride = sizes.pop()  # frames of one length: joined as they are, which copies fastest
-        joined = b"".join(frames)
-    else:
-        stride = end
-        joined = b"".join([frame[:end] for frame in frames])
-    fields = [("header", "<u8"), *types]
-    offsets, at = [], SOFH
+    if sizes and min(sizes) < end:
+        raise WireError(f"a frame of {min(sizes)} bytes ends within its block")
+    if len(sizes) == 1:  # frames of one length: joined as they are, which copies fastest
+        return np.frombuffer(b"".join(frames), _dtype(np, types, sizes.pop()), len(frames))
+    return np.frombuffer(b"".join([frame[:end] for frame in frames]), _dtype(np, types, end), len(frames))
+
+
+def _dtype(np: Any, types: list[tuple[str, str]], stride: int) -> Any:
+    """Return the type of a frame of ``stride`` bytes, of which everything up to the block's end is named."""
+    fields = [("length", ">u4"), ("encoding", ">u2"), ("header", "<u8"), *types]
+    offsets, at = [], 0
     for _, kind in fields:
         offsets.append(at)
         at += np.dtype(kind).itemsize
     names, formats = zip(*fields, strict=True)
-    dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": stride})
-    return np.frombuffer(joined, dtype, len(frames))
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": stride})
 
 
 def _objects(np: Any, values: list[str]) -> Any:

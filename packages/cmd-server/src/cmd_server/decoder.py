@@ -65,7 +65,9 @@ __all__ = ["Frame", "Head", "adapt", "decode", "decode_request", "decode_service
 Frame = bytes | bytearray | memoryview
 
 _RECORD_FLAGS: Final = 63  # the bits of cmd_common.records; those above belong to the transport
-_SIDES: Final[tuple[Any, ...]] = ("unknown", "buy", "sell") + ("unknown",) * 253  # a side that we do not know yet is unknown
+_SIDES: Final[tuple[Any, ...]] = ("unknown", "buy", "sell") + (
+    "unknown",
+) * 253  # a side that we do not know yet is unknown
 _SOURCES: Final = {1: "exchange", 2: "built"}
 _STATES: Final = {1: "provisional", 2: "final", 3: "corrected"}
 _LEVEL: Final = 16
@@ -103,9 +105,11 @@ def head(frame: Frame) -> Head:
 
 
 def _known(template: int) -> tuple[Any, int]:
-    """Return the call that reads message header, block and common part, and the header that it is for."""
+    """Return the call that reads message header and block, and the header that it is for."""
     layout = LAYOUTS[template]
-    return struct.Struct(f"<{SOFH}xQ{COMMON}{layout.format}").unpack_from, int.from_bytes(layout.header[2:], "little")
+    dimension = "II" if layout.groups else ""  # of the first group, which is always there
+    call = struct.Struct(f"<{SOFH}xQ{COMMON}{layout.format}{dimension}").unpack_from
+    return call, int.from_bytes(layout.header[2:], "little")
 
 
 _read_trade, _TRADE = _known(Template.TRADE)
@@ -150,8 +154,8 @@ def _other(frame: Frame, template: int) -> bytes:
     return adapt(frame, LAYOUTS[template])
 
 
-def _side(frame: Frame, at: int, size: int, copy: bool) -> tuple[Any, int]:
-    """Return a group of levels of ``size`` bytes, and where it ends."""
+def _side(frame: Frame, at: int, size: int) -> tuple[Any, int]:
+    """Return a group of levels of ``size`` bytes as a slice of the frame, and where it ends."""
     stride, count = _dimension(frame, at)
     start = at + 8
     end = start + stride * count
@@ -163,7 +167,7 @@ def _side(frame: Frame, at: int, size: int, copy: bool) -> tuple[Any, int]:
             raise WireError(f"a level has {stride} bytes; {size} are needed")
         # A newer version's longer entries: our part of each.
         return b"".join([bytes(side[i : i + size]) for i in range(0, end - start, stride)]), end
-    return bytes(side) if copy else side, end
+    return side, end
 
 
 def _strings(frame: Frame, at: int, count: int) -> list[str]:
@@ -232,22 +236,37 @@ def _quote(frame: Frame, venue: str, symbol: str, copy: bool) -> Quote:
 
 
 def _snapshot(frame: Frame, venue: str, symbol: str, copy: bool) -> BookSnapshot:
-    header, _, event, recv, _, _, flags, _, epoch, seq, known_bids, known_asks = _read_snapshot(frame)
+    if copy and type(frame) is not bytes:
+        frame = bytes(frame)  # one copy, whose slices are cheaper than a view and a copy of each side
+    header, _, event, recv, _, _, flags, _, epoch, seq, known_bids, known_asks, stride, count = _read_snapshot(frame)
     if header != _SNAPSHOT:
         return _snapshot(_other(frame, Template.BOOK_SNAPSHOT), venue, symbol, copy)
-    bids, at = _side(frame, _SNAPSHOT_END, _LEVEL, copy)
-    asks, _ = _side(frame, at, _LEVEL, copy)
-    known = (known_bids, known_asks)
-    return BookSnapshot(event, recv, venue, symbol, epoch, seq, *known, bids, asks, flags & _RECORD_FLAGS)
+    bids, asks = _sides(frame, _SNAPSHOT_END + 8, stride, count)
+    return BookSnapshot(
+        event, recv, venue, symbol, epoch, seq, known_bids, known_asks, bids, asks, flags & _RECORD_FLAGS
+    )
 
 
 def _delta(frame: Frame, venue: str, symbol: str, copy: bool) -> BookDelta:
-    header, _, event, recv, _, _, flags, _, epoch, seq, first = _read_delta(frame)
+    if copy and type(frame) is not bytes:
+        frame = bytes(frame)
+    header, _, event, recv, _, _, flags, _, epoch, seq, first, stride, count = _read_delta(frame)
     if header != _DELTA:
         return _delta(_other(frame, Template.BOOK_DELTA), venue, symbol, copy)
-    bids, at = _side(frame, _DELTA_END, _LEVEL, copy)
-    asks, _ = _side(frame, at, _LEVEL, copy)
+    bids, asks = _sides(frame, _DELTA_END + 8, stride, count)
     return BookDelta(event, recv, venue, symbol, epoch, seq, first, bids, asks, flags & _RECORD_FLAGS)
+
+
+def _sides(frame: Any, start: int, stride: int, count: int) -> tuple[Any, Any]:
+    """Return both sides of a book as slices of the frame; the first group's dimension has been read."""
+    middle = start + count * _LEVEL
+    if stride == _LEVEL and middle < len(frame):
+        stride, count = _dimension(frame, middle)
+        end = middle + 8 + count * _LEVEL
+        if stride == _LEVEL and end <= len(frame):
+            return frame[start:middle], frame[middle + 8 : end]
+    bids, at = _side(frame, start - 8, _LEVEL)
+    return bids, _side(frame, at, _LEVEL)[0]
 
 
 class _Parts(NamedTuple):
@@ -286,8 +305,10 @@ def _aggregate(frame: Frame, venue: str, symbol: str, copy: bool) -> AggregatedB
     parts = _parts(frame, Template.AGGREGATED_BOOK)
     _, event, recv, _, _, flags, _ = parts.common
     seq, crossed_for = parts.fields
-    bids, at = _side(parts.frame, parts.end, _VENUE_LEVEL, copy)
-    asks, at = _side(parts.frame, at, _VENUE_LEVEL, copy)
+    bids, at = _side(parts.frame, parts.end, _VENUE_LEVEL)
+    asks, at = _side(parts.frame, at, _VENUE_LEVEL)
+    if copy:
+        bids, asks = bytes(bids), bytes(asks)
     instrument, venues, excluded = _strings(parts.frame, at, 3)
     crossed = _integer(crossed_for)
     return AggregatedBook(event, recv, instrument, seq, venues, excluded, bids, asks, crossed, flags & _RECORD_FLAGS)
@@ -339,13 +360,19 @@ def decode(frame: Frame, venue: str, symbol: str, *, copy: bool = True) -> Recor
     those of the transport. O(bytes copied). Raises WireError, also for a template that is no record's.
     """
     try:
-        return _RECORDS[frame[TEMPLATE_AT]](
-            frame if copy or type(frame) is memoryview else memoryview(frame), venue, symbol, copy
-        )
+        if not copy and type(frame) is not memoryview:
+            frame = memoryview(frame)
+        return _RECORDS[frame[TEMPLATE_AT]](frame, venue, symbol, copy)
     except KeyError:
         _not_one("record", frame)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise _broken(frame, error) from None
+    except (struct.error, IndexError) as error:
+        template = frame[TEMPLATE_AT] if len(frame) >= BODY else 0
+        if template not in _RECORDS or frame[SOFH:HEADER] == _EXPECTED[template]:
+            raise _broken(frame, error) from None
+    # Too short for our block, but of another version: perhaps an older one's.
+    return decode(adapt(frame, LAYOUTS[template]), venue, symbol, copy=copy)
 
 
 def decode_service(frame: Frame) -> Service:
