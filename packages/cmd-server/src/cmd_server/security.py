@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-import os
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,37 +18,9 @@ from cmd_common.errors import UsageError
 
 from .transport import Address
 
-__all__ = ["TOKEN_VARIABLE", "authorizer", "check_exposure", "client_tls", "loopback", "read_token", "server_tls"]
+__all__ = ["authorizer", "check_exposure", "client_tls", "loopback", "server_tls"]
 
-TOKEN_VARIABLE: Final = "CMD_TOKEN"
-_MAKE: Final = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-_LONGEST: Final = 4_096
-
-
-def read_token(file: str = "", environ: Mapping[str, str] = os.environ) -> str:
-    """Return the token of a file (its only line) or else of the variable CMD_TOKEN; empty where there is neither.
-
-    Raises UsageError for a file that cannot be read, and for text that is no token.
-    """
-    if not file:
-        return _checked(environ.get(TOKEN_VARIABLE, ""), f"the variable {TOKEN_VARIABLE}")
-    try:
-        with open(file, "rb") as f:
-            data = f.read(_LONGEST + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read the token file {file}: {error.strerror}", hint=_MAKE) from error
-    token = _checked(data.decode("latin-1"), f"the token file {file}")
-    if not token:
-        raise UsageError(f"the token file {file} is empty", hint=_MAKE)
-    return token
-
-
-def _checked(text: str, where: str) -> str:
-    token = text.strip()
-    # What an Authorization header can carry as well.
-    if len(text) > _LONGEST or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(f"{where} holds no token: one line of ASCII without spaces is one", hint=_MAKE)
-    return token
+_MAKE: Final = "this makes one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 
 def authorizer(token: str) -> Callable[[str], bool] | None:
@@ -81,7 +52,7 @@ def check_exposure(addresses: Sequence[tuple[Address, bool]], token: str) -> Non
     if exposed and not token:
         raise UsageError(
             f"{exposed[0]} can be reached from other machines, so clients must show a token and there is none",
-            hint=f"set {TOKEN_VARIABLE} or give a token file, or listen at 127.0.0.1 or a Unix socket",
+            hint=f"give one by CMD_TOKEN or a token file, or listen at 127.0.0.1 or a Unix socket; {_MAKE}",
         )
 
 

@@ -11,63 +11,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from typing import Final
-
-from cmd_common.errors import UsageError
 
 from .errors import ServerError
 from .links import BlockingSocketLink, SocketLink, broken, secure_async, secure_blocking
-from .security import client_tls, is_loopback, server_tls
+from .security import client_tls, loopback, server_tls
 from .sockets import SocketListener, listening, port_maker
 from .transport import Address, LinkOptions, ListenOptions, ServerSide, only
 
-__all__ = ["TLS_KEYS", "TRANSPORT", "TcpTransport", "connect_tcp", "listen_tcp", "open_tcp", "server_context"]
+__all__ = ["TLS_KEYS", "TRANSPORT", "TcpTransport", "peer_name", "resolve"]
 
 TLS_KEYS: Final = {"tls_cert": "server", "tls_key": "server", "tls": "client", "ca": "client"}
 """The options of an address that TLS knows, and whose side they are for."""
 
 
-def server_context(address: Address) -> ssl.SSLContext | None:
-    """Return the server's TLS of an address, None where it has none; raises UsageError."""
-    cert, key = address.options.get("tls_cert", ""), address.options.get("tls_key", "")
-    if bool(cert) != bool(key):
-        raise UsageError(f"{address} names only one of tls_cert and tls_key", hint="TLS needs both")
-    return server_tls(cert, key) if cert else None
-
-
-def _client_context(address: Address) -> ssl.SSLContext | None:
-    ca = address.options.get("ca", "")
-    return client_tls(ca) if address.switch("tls") or ca else None
-
-
-def listen_tcp(address: Address, options: ListenOptions) -> tuple[socket.socket, Address]:
-    """Return a socket that listens at HOST:PORT of an address, and the address with its real port.
-
-    Raises ServerError.
-    """
-    host, port, path = address.host_port(path=True)
+async def resolve(host: str, port: int, address: Address) -> tuple[int, tuple[str | int, ...]]:
+    """Return the family and the place to bind for a host; raises ServerError where it has no address."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except OSError as error:
         raise ServerError(f"cannot listen at {address}: no address is known for {host!r} ({error.strerror})") from error
-    found.sort(key=lambda info: info[0] != socket.AF_INET)  # localhost: the one that every program tries
-    family, _, _, _, place = found[0]
-    sock = listening(family, place, address, options, "choose an address of this machine, such as 127.0.0.1")
-    shown = f"[{host}]" if ":" in host else host
-    return sock, address.at(f"{shown}:{sock.getsockname()[1]}{path}")
+    # localhost has two: the one of IPv4 is the one that every program tries.
+    family, _, _, _, place = min(found, key=lambda info: info[0] != socket.AF_INET)
+    return family, place
 
 
-def _peer(_: socket.socket, name: object) -> str:
+def peer_name(_: socket.socket, name: object) -> str:
+    """Return the text of a connection's other end."""
     assert isinstance(name, tuple)
     host, port = name[0], name[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def connect_tcp(address: Address, options: LinkOptions) -> socket.socket:
+async def _connect(address: Address, options: LinkOptions) -> socket.socket:
     """Return a connected, non-blocking socket, TLS included; raises ConnectionBrokenError. The caller owns it."""
-    host, port, _ = address.host_port(path=True)
-    tls = _client_context(address)
+    host, port, _ = address.host_port()
+    tls = client_tls(address)
     loop = asyncio.get_running_loop()
     last: Exception = OSError("no address")
     try:
@@ -90,10 +71,10 @@ async def connect_tcp(address: Address, options: LinkOptions) -> socket.socket:
     raise broken(str(address), last) from last
 
 
-def open_tcp(address: Address, options: LinkOptions) -> socket.socket:
+def _open(address: Address, options: LinkOptions) -> socket.socket:
     """Return a connected socket, TLS included; raises ConnectionBrokenError. The caller owns it."""
-    host, port, _ = address.host_port(path=True)
-    tls = _client_context(address)
+    host, port, _ = address.host_port()
+    tls = client_tls(address)
     last: Exception = OSError("no address")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -125,27 +106,30 @@ class TcpTransport:
 
     def local(self, address: Address) -> bool:
         """Whether it is a loopback address."""
-        return is_loopback(address.host_port()[0])
+        return loopback(address.host_port()[0])
 
     async def listen(self, address: Address, server: ServerSide, options: ListenOptions) -> SocketListener:
         """Bind; see ``Transport``."""
         only(address, TLS_KEYS, "server")
-        address.host_port()
-        tls = server_context(address)
-        sock, bound = listen_tcp(address, options)
-        return SocketListener(bound, sock, port_maker(server), options, tls=tls, peer=_peer)
+        host, port, _ = address.host_port()
+        tls = server_tls(address)
+        family, place = await resolve(host, port, address)
+        sock = listening(family, place, address, options, "choose an address of this machine, such as 127.0.0.1")
+        shown = f"[{host}]" if ":" in host else host
+        bound = address.at(f"{shown}:{sock.getsockname()[1]}")
+        return SocketListener(bound, sock, port_maker(server), options, tls=tls, peer=peer_name)
 
     async def connect(self, address: Address, options: LinkOptions) -> SocketLink:
         """Open a link; see ``Transport``."""
         only(address, TLS_KEYS, "client")
         address.host_port()
-        return SocketLink(await connect_tcp(address, options), str(address))
+        return SocketLink(await _connect(address, options), str(address))
 
     def open(self, address: Address, options: LinkOptions) -> BlockingSocketLink:
         """Open a blocking link; see ``Transport``."""
         only(address, TLS_KEYS, "client")
         address.host_port()
-        return BlockingSocketLink(open_tcp(address, options), str(address), options.timeout)
+        return BlockingSocketLink(_open(address, options), str(address), options.timeout)
 
 
 TRANSPORT: Final = TcpTransport()

@@ -199,11 +199,11 @@ class ServerSide(Protocol):
 
     hub: Hub
 
-    def opened(self, port: Port, *, token: str = "", trusted: bool = False) -> Session:
+    def opened(self, port: Port, *, token: str = "", trusted: bool = False, snapshots: bool = True) -> Session:
         """Say that a client is connected, handshakes done; Hello is sent to it from here.
 
         ``token``: what the handshake showed already (``Authorization: Bearer``). ``trusted``: no token is asked for;
-        only for a transport's own sender, such as multicast.
+        only for a transport's own sender, such as multicast. Without ``snapshots`` books begin with the next change.
         """
 
     def received(self, session: Session, data: Buffer) -> None:
