@@ -175,12 +175,12 @@ class Reader:
             if book:
                 assert replica.load(record)
             elif not replica.live:
-                raise AssertionError("a change of a book that is not there")
+                assert head.flags & REPLAYED, "a change of a book that is not there"
             else:
                 assert replica.apply(record)
         elif isinstance(record, Quote):
             self.quotes[key] = record
-        elif isinstance(record, FeedStatus) and record.record_type == "book" and not head.flags & REPLAYED:
+        elif isinstance(record, FeedStatus) and record.record_type == "book":
             for other, replica in self.books.items():
                 if other.instrument_id == key.instrument_id:
                     replica.status(record)

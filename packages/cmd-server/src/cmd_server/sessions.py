@@ -263,7 +263,7 @@ class Sessions(Catalogue):
     def _appeared(self, entry: Entry) -> None:
         """Give a new instrument to the clients whose topics match it."""
         for client in list(self.clients):
-            found = [w for topic in client.topics.values() for w in self._of(topic, entry)]
+            found = list(dict.fromkeys(w for topic in client.topics.values() for w in self._of(topic, entry)))
             if found:
                 self._give(client, found, {})
                 self._stirred[client] = None
@@ -276,11 +276,11 @@ class Sessions(Catalogue):
             return []
         if not topic.matches(entry.venue, entry.symbol):
             return []
-        found = [_Wanted(entry, topic.kind, topic.view)]
-        if topic.kind is not Kind.NONE:
-            server = self.entries[0]
-            found += [_Wanted(e, k, 0) for e in (server, entry) if not e.aggregate for k in (Kind.STATUS, Kind.GAPS)]
-        return found
+        found: list[_Wanted] = []
+        if topic.kind is not Kind.NONE and not entry.aggregate:
+            # States come first: in a resume they are older than the book messages that are sent again after them.
+            found += [_Wanted(entry, kind, 0) for kind in (Kind.STATUS, Kind.GAPS)]
+        return [*found, _Wanted(entry, topic.kind, topic.view)]
 
     def _all_of(self, topics: Sequence[Topic]) -> Iterator[_Wanted]:
         for topic in topics:
