@@ -25,7 +25,7 @@ TLS_KEYS: Final = {"tls_cert": "server", "tls_key": "server", "tls": "client", "
 """The options of an address that TLS knows, and whose side they are for."""
 
 
-async def resolve(host: str, port: int, address: Address) -> tuple[int, tuple[str | int, ...]]:
+async def resolve(host: str, port: int, address: Address) -> tuple[int, object]:
     """Return the family and the place to bind for a host; raises ServerError where it has no address."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
