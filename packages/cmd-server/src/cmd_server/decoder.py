@@ -131,7 +131,7 @@ def adapt(frame: Frame, layout: Layout) -> bytes:
     """
     if len(frame) < BODY:
         raise WireError(f"a frame of {len(frame)} bytes is too short for a message")
-    block, template, schema, _ = _read_message(frame)
+    block, template, schema, version = _read_message(frame)
     if schema != SCHEMA_ID:
         raise WireError(f"the message is of schema {schema}, not {SCHEMA_ID}")
     if template != layout.template:
@@ -140,10 +140,11 @@ def adapt(frame: Frame, layout: Layout) -> bytes:
         raise WireError(f"a block of {block} bytes does not fit a {layout.name} frame of {len(frame)} bytes")
     ours = layout.block
     body = bytes(frame[HEADER : HEADER + min(block, ours)])
-    body += layout.nulls[block - COMMON_SIZE :] if block < ours else b""
-    if len(body) != ours:
-        raise WireError(f"a {layout.name} block of {block} bytes is older than any that is known")
-    rest = bytes(frame[HEADER + block :])
+    if block < ours:
+        body += layout.nulls[len(layout.nulls) - (ours - block) :] if ours - block <= len(layout.nulls) else b""
+        if len(body) != ours:
+            raise WireError(f"a {layout.name} block of {block} bytes is shorter than that of any version")
+    rest = bytes(frame[HEADER + block :]) + b"".join([part for since, part in layout.tail if since > version])
     return (HEADER + ours + len(rest)).to_bytes(4, "big") + layout.header + body + rest
 
 

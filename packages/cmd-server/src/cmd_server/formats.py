@@ -55,8 +55,9 @@ class Group(NamedTuple):
 class Layout(NamedTuple):
     """A message: the format of its block after the common part, its groups, and the names of its texts.
 
-    ``nulls`` are the bytes of such a block that has nothing to say; a shorter block of an older version is
-    completed with them.
+    ``nulls`` are the bytes of the fields that versions after 1 appended to the block when they have nothing to say,
+    ``tail`` the empty groups and texts that they appended, each with its version: with both, ``decoder.adapt``
+    completes what an older version wrote.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Layout(NamedTuple):
     groups: tuple[Group, ...] = ()
     data: tuple[str, ...] = ()
     nulls: bytes = b""
+    tail: tuple[tuple[int, bytes], ...] = ()
     version: int = SCHEMA_VERSION
 
     @property
