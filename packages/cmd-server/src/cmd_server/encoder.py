@@ -51,6 +51,8 @@ _STATE: Final = {"provisional": 1, "final": 2, "corrected": 3}
 _LEVEL: Final = 16  # bytes of a level: price and quantity
 _VENUE_LEVEL: Final = 24  # and venue
 _MAX_TEXT: Final = 65_534
+_SHORT: Final = 128  # bytes of an id up to which the call that writes it is kept
+_TRADE_OF: Final[dict[int, tuple[Callable[..., bytes], bytes]]] = {}  # by length of the id
 _NOTHING: Final = (0, 0, 0, 0, 0, 0, 0)
 _HEADERS: Final = {template: layout.header for template, layout in LAYOUTS.items()}  # computed by the layout each time
 
@@ -88,6 +90,16 @@ _pack_snapshot, _snapshot_at, _SNAPSHOT_SIZE = _SNAPSHOT.pack, _SNAPSHOT.pack_in
 _pack_delta, _delta_at, _DELTA_SIZE = _DELTA.pack, _DELTA.pack_into, _DELTA.size
 _pack_aggregate, _AGGREGATE_SIZE = _AGGREGATE.pack, _AGGREGATE.size
 _pack_dimension, _dimension_at = _DIMENSION.pack, _DIMENSION.pack_into
+
+
+def _trade_of(size: int) -> tuple[Callable[..., bytes], bytes]:
+    """Return the call that writes a trade whose id has so many bytes, and its first fourteen bytes."""
+    if size > _MAX_TEXT:
+        raise WireError(f"a text of {size} bytes does not fit a message; {_MAX_TEXT} do")
+    call, prefix = _fixed(Template.TRADE, f"H{size}s")
+    if size <= _SHORT:
+        _TRADE_OF[size] = call.pack, prefix
+    return call.pack, prefix
 
 
 def _text(value: str) -> bytes:
@@ -130,12 +142,13 @@ def _trade(r: Trade, instrument_id: int, seq: int, view: int, flags: int, state:
             _TRADE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
             r.price, r.quantity, number, _SIDE[r.side], 1, 0,
         )
-    text = _text(r.trade_id)
-    return _pack_trade(
-        _prefix(Template.TRADE, _TRADE_SIZE - 2 + len(text)),
-        seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-        r.price, r.quantity, _number(number), _SIDE[r.side], 0, 0,
-    )[:-2] + text
+    text = r.trade_id.encode()
+    size = len(text)
+    pack, prefix = _TRADE_OF.get(size) or _trade_of(size)
+    return pack(
+        prefix, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
+        r.price, r.quantity, _number(number), _SIDE[r.side], 0, size, text,
+    )
 
 
 def _agg_trade(r: AggTrade, instrument_id: int, seq: int, view: int, flags: int, state: int) -> bytes:
