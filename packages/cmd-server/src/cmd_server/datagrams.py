@@ -19,7 +19,19 @@ from typing import Final, NamedTuple
 from cmd_server.errors import FrameError
 from cmd_server.framing import split
 
-__all__ = ["END", "FIRST", "FRAGMENT", "HEARTBEAT", "LAST", "MAX_DATAGRAM", "Packer", "Packet", "PacketOrder", "unpack"]
+__all__ = [
+    "END",
+    "FIRST",
+    "FRAGMENT",
+    "HEARTBEAT",
+    "LAST",
+    "MAX_BODY",
+    "MAX_DATAGRAM",
+    "Packer",
+    "Packet",
+    "PacketOrder",
+    "unpack",
+]
 
 MAX_DATAGRAM: Final = 1400
 """Bytes of the longest datagram: one Ethernet frame with room for tunnels, so that IP never fragments it."""
@@ -33,7 +45,7 @@ END: Final = 8  # with HEARTBEAT: the server stops; nothing follows
 _MAGIC: Final = b"CMDM"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<4sBBHQQq")
-_ROOM: Final = MAX_DATAGRAM - _HEAD.size
+MAX_BODY: Final = MAX_DATAGRAM - _HEAD.size
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -74,13 +86,13 @@ class Packer:
         size = 0
         for frame in frames:
             length = len(frame)
-            if size + length > _ROOM:
+            if size + length > MAX_BODY:
                 self._put(packets, 0, parts, now)
                 parts, size = [], 0
-            if length > _ROOM:
-                for start in range(0, length, _ROOM):
-                    ends = (0 if start else FIRST) | (LAST if start + _ROOM >= length else 0)
-                    self._put(packets, FRAGMENT | ends, [frame[start : start + _ROOM]], now)
+            if length > MAX_BODY:
+                for start in range(0, length, MAX_BODY):
+                    ends = (0 if start else FIRST) | (LAST if start + MAX_BODY >= length else 0)
+                    self._put(packets, FRAGMENT | ends, [frame[start : start + MAX_BODY]], now)
                 continue
             parts.append(frame)
             size += length
@@ -91,7 +103,7 @@ class Packer:
         """Return a datagram that takes no sequence; ``frames`` must fit, ValueError otherwise."""
         parts = list(frames)
         body = b"".join(parts)
-        if len(body) > _ROOM:
+        if len(body) > MAX_BODY:
             raise ValueError(f"{len(body)} bytes do not fit into one heartbeat")
         flags = HEARTBEAT | (END if end else 0)
         return _HEAD.pack(_MAGIC, _VERSION, flags, len(parts), self.epoch, self.seq, now) + body

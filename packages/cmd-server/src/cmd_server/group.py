@@ -1,0 +1,73 @@
+"""What a server sends to a multicast group, as datagrams; pure.
+
+The hub's frames for the group's client are packed as they are, with three exceptions: what concerns a connection is
+left out; a snapshot becomes a StreamGap (reason ``snapshot``), which tells receivers that are behind it to fetch it; and
+instruments are remembered, to be told again in turn by heartbeats for those who join later.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from . import codec
+from .datagrams import MAX_BODY, Packer
+from .messages import KIND_OF, Hello, StreamGap, Subscribe, Template
+
+__all__ = ["Group"]
+
+_HEAD: Final = struct.Struct("<8xH4xQ16xIH")  # of a frame: template, sequence, instrument, view
+
+
+class Group:
+    """Datagrams of one group; nothing is sent before Hello has named the epoch."""
+
+    def __init__(self, topics: tuple[str, ...]) -> None:
+        self.topics = topics
+        self._packer: Packer | None = None
+        self._announcement = codec.encode_request(Subscribe(0, topics))
+        self._instruments: dict[int, bytes] = {}
+        self._turn = 0  # next instrument to tell again
+
+    @property
+    def fits(self) -> bool:
+        """Whether the topics leave room for an instrument in one heartbeat."""
+        return len(self._announcement) <= MAX_BODY // 2
+
+    def pack(self, frames: Sequence[bytes], now: int) -> list[bytes]:
+        """Return the datagrams of frames that the hub gave."""
+        kept = [frame for frame in map(self._frame, frames) if frame]
+        return self._packer.pack(kept, now) if kept and self._packer is not None else []
+
+    def heartbeat(self, now: int, *, end: bool = False) -> list[bytes]:
+        """Return the datagram that says what the group carries, and that the sender is there (or ``end``: no more)."""
+        if self._packer is None:
+            return []
+        frames = [self._announcement]
+        room = MAX_BODY - len(self._announcement)
+        known = list(self._instruments.values())
+        for _ in known:
+            frame = known[self._turn % len(known)]
+            if len(frame) > room:
+                break
+            room -= len(frame)
+            frames.append(frame)
+            self._turn += 1
+        return [self._packer.heartbeat(frames, now, end=end)]
+
+    def _frame(self, frame: bytes) -> bytes:
+        template, seq, instrument, view = _HEAD.unpack_from(frame)
+        kind = KIND_OF.get(template)
+        if template == Template.INSTRUMENT:
+            self._instruments[instrument] = frame
+        elif template == Template.BOOK_SNAPSHOT and kind is not None:
+            return codec.encode_service(StreamGap(instrument, kind, view, seq, seq, "snapshot"))
+        elif template == Template.HELLO:
+            hello = codec.decode_service(frame)
+            assert isinstance(hello, Hello)
+            self._packer = Packer(hello.epoch)
+            return b""
+        elif kind is None and template != Template.STREAM_GAP:
+            return b""
+        return frame
