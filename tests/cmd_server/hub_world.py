@@ -30,6 +30,7 @@ from cmd_server.messages import (
     Subscribe,
     Template,
 )
+from cmd_server.streams import CONFLATABLE
 
 S = 1_000_000_000
 T0 = 1_700_000_000 * S
@@ -80,6 +81,7 @@ class Reader:
         self.got: dict[StreamKey, list[int]] = {}  # sequences as they came
         self.lost: dict[StreamKey, list[tuple[int, int]]] = {}
         self.gaps: list[StreamGap] = []
+        self.gapped: set[StreamKey] = set()  # what stands for the lost messages may have the last one's sequence
         self.service: list[Any] = []
         self.records: list[tuple[codec.Head, Record]] = []
         self.first: dict[StreamKey, int] = {}
@@ -135,6 +137,7 @@ class Reader:
             if key in self.positions:
                 assert message.from_seq == self.positions[key] + 1, "a gap that does not follow"
             self.positions[key] = message.to_seq
+            self.gapped.add(key)
             self.first.setdefault(key, message.from_seq)
             self.lost.setdefault(key, []).append((message.from_seq, message.to_seq))
             if key in self.books:
@@ -163,11 +166,12 @@ class Reader:
             assert head.seq >= position, "backwards"
             if head.seq > position + 1:
                 self.lost.setdefault(key, []).append((position + 1, head.seq - 1))
-        elif book and head.seq == position:
+        elif head.seq == position and (book or (key in self.gapped and key.kind in CONFLATABLE)):
             pass  # stands for what was lost before it
         else:
             assert head.seq == position + 1, f"{key}: {head.seq} follows {position}"
         self.positions[key] = head.seq
+        self.gapped.discard(key)
         self.got.setdefault(key, []).append(head.seq)
         if key.kind == Kind.BOOK:
             assert head.state == 3, "a book that is not LIVE was sent"

@@ -18,7 +18,7 @@ from typing import Final
 
 from .errors import ConnectionBrokenError
 from .sendbuffer import SendBuffer
-from .sockets import tls_receive, tls_send
+from .sockets import shut, tls_receive, tls_send
 
 __all__ = ["BlockingSocketLink", "SocketLink", "broken", "secure_async", "secure_blocking"]
 
@@ -253,4 +253,4 @@ def _goodbye(sock: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError):
             sock.unwrap()
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        shut(sock, socket.SHUT_RDWR)

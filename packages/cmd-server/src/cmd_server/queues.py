@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from .streams import Entry, Stream
     from .topics import Topic
 
-__all__ = ["Client", "ClientCounters"]
+__all__ = ["MARK_EVERY", "Client", "ClientCounters"]
 
 _WHERE: Final = Layout("<8xH4xQ16xIH")
 """Template, sequence, instrument and view of a frame."""
 
 _MERGED: Final = -1  # the messages of a waiting stream were merged; else the first sequence that was lost, 0: none
-_MARK_EVERY: Final = 10_000_000  # ns between two notes of when messages were queued
+MARK_EVERY: Final = 10_000_000
+"""ns between two notes of when messages were queued."""
 
 
 class ClientCounters(Struct):
@@ -59,12 +60,12 @@ class Client:
     __slots__ = (
         "_announced",
         "_answers",
+        "_calm",
         "_control",
         "_gaps",
         "_hub",
         "_last",
         "_marks",
-        "_popped",
         "_replay",
         "_special",
         "attached",
@@ -74,6 +75,7 @@ class Client:
         "context",
         "counters",
         "current",
+        "first",
         "heard",
         "idle",
         "known",
@@ -82,9 +84,11 @@ class Client:
         "name",
         "next_mark",
         "policy",
+        "popped",
         "put",
         "queue",
         "said",
+        "since",
         "snapshots",
         "streams",
         "topics",
@@ -110,6 +114,8 @@ class Client:
         self.counters = ClientCounters()
         self.known: list[Entry] = []
         self.idle = True  # nothing waits: the next message wakes the shell
+        self.since = now  # when message ``first`` was put into the queue
+        self.first = 0
         self.mark = 0  # length at which the policy looks at the queue
         self._hub = hub
         self._control: deque[bytes] = deque()
@@ -119,7 +125,7 @@ class Client:
         self._last: bytes = b""  # Bye after everything else
         self._special = False  # something else than the queue may have something
         self._answers = 0
-        self._popped = 0
+        self.popped = 0
         self._marks: deque[tuple[int, int]] = deque()
         self.next_mark = 0
         self.set_policy(self.policy, bound)
@@ -141,39 +147,63 @@ class Client:
 
     def take(self, max_bytes: int) -> list[bytes]:
         """Return what waits, in order, up to about ``max_bytes`` (at least one message). O(messages returned)."""
+        if self._special:
+            return self._take_special(max_bytes)
         queue = self.queue
-        if len(queue) > self.counters.high_water:
-            self.counters.high_water = len(queue)
-        if not self._special:
+        waiting = len(queue)
+        if waiting == 1:  # the usual case of a client that keeps up
+            out = [queue.popleft()]
+            size = len(out[0])
+        elif waiting:
             out = [*queue]
             size = sum(map(len, out))
             if size <= max_bytes:
                 queue.clear()
-                self._popped += len(out)
             else:
                 out = []
                 size = self._some(queue, out, 0, max_bytes)
-                self._popped += len(out)
         else:
-            out = []
-            size = self._take(out, max_bytes)
-        if not queue:
-            self.idle = not self._special or not self.pending
-            if self.mark != self._first_mark():
-                self.mark = self._first_mark()
+            self.idle = True
+            return []
+        taken = len(out)
+        self.popped += taken
         counters = self.counters
+        counters.sent += taken
+        counters.bytes += size
+        if waiting > counters.high_water:
+            counters.high_water = waiting
+        self.said = self._hub.now
+        if not queue:
+            self._emptied()
+        return out
+
+    def _take_special(self, max_bytes: int) -> list[bytes]:
+        counters = self.counters
+        counters.high_water = max(counters.high_water, len(self.queue))
+        out: list[bytes] = []
+        size = self._take(out, max_bytes)
         if out:
             counters.sent += len(out)
             counters.bytes += size
             self.said = self._hub.now
+        if not self.queue:
+            self._emptied()
+            self.idle = not self._special or not self.pending
         return out
+
+    def _emptied(self) -> None:
+        self.idle = True
+        self.mark = self._calm
+        if self._marks:
+            self._marks.clear()
 
     def lag(self, now: int) -> int:
         """How long the oldest message of the queue has waited, in ns, to within 10 ms; 0 where none waits."""
         marks = self._marks
-        while marks and marks[0][0] <= self._popped:
-            marks.popleft()
-        return max(0, now - marks[0][1]) if marks and self.queue else 0
+        while marks and marks[0][0] <= self.popped:
+            self.since = marks.popleft()[1]
+        since = marks[0][1] if marks and self.first != self.popped else self.since
+        return max(0, now - since) if self.queue else 0
 
     # -- what the hub uses
 
@@ -181,10 +211,7 @@ class Client:
         """Change the policy and the bound; it holds from the next message on."""
         self.policy = policy
         self.bound = bound
-        self.mark = self._first_mark()
-
-    def _first_mark(self) -> int:
-        return self.bound if self.policy is not Policy.CONFLATE else max(1, self.bound // 4)
+        self._calm = self.mark = bound if policy is not Policy.CONFLATE else max(1, bound // 4)
 
     def say(self, frame: bytes, *, answer: bool = False) -> bool:
         """Queue a message that is never dropped; False: too many answers wait."""
@@ -232,18 +259,14 @@ class Client:
         self.current.pop(stream, None)
         self._gaps.pop(stream.key, None)
 
-    def queued(self, now: int) -> bool:
-        """Look at the queue after messages were put into it; True: the shell is to be woken. O(1) unless full."""
-        if self.idle or now >= self.next_mark:
-            self._marks.append((self._popped + len(self.queue), now))
-            self.next_mark = now + _MARK_EVERY
+    def look(self, now: int) -> None:
+        """Look at a queue that is longer than ``mark``, or was not looked at since ``next_mark``. O(1) unless full."""
+        if now >= self.next_mark:
+            self._marks.append((self.popped + len(self.queue), now))
+            self.next_mark = now + MARK_EVERY
         if len(self.queue) > self.mark:
             self.counters.high_water = max(self.counters.high_water, len(self.queue))
             self._overflow()
-        if self.idle:
-            self.idle = False
-            return True
-        return False
 
     def end(self, bye: Bye) -> None:
         """Queue nothing more but Bye: at once, or after all that waits where the server shuts down."""
@@ -260,7 +283,7 @@ class Client:
 
     def _drop_all(self) -> None:
         self._announced.clear()
-        self._popped += len(self.queue)
+        self.popped += len(self.queue)
         self.queue.clear()
         self._replay.clear()
         self._gaps.clear()
@@ -289,7 +312,7 @@ class Client:
             self._gaps.clear()
             before = len(out)
             size = self._some(self.queue, out, size, max_bytes)
-            self._popped += len(out) - before
+            self.popped += len(out) - before
         if not (self._control or self._announced or self._replay or self._gaps or self.queue):
             size = self._take_current(out, size, max_bytes)
         waits = self._control or self._announced or self._replay or self._gaps or self.queue
@@ -316,8 +339,10 @@ class Client:
                     self.current[stream] = stream.seq + 1, reason
                 continue
             del self.current[stream]
-            if lost > 0 and lost <= stream.seq:
-                out.append(encode_service(StreamGap(*stream.key, lost, stream.seq, reason)))
+            # A snapshot stands for the last message, any other kind is it.
+            until = stream.seq if stream.kind == Kind.BOOK else stream.seq - 1
+            if 0 < lost <= until:
+                out.append(encode_service(StreamGap(*stream.key, lost, until, reason)))
                 size += len(out[-1])
             out.append(frame)
             size += len(frame)
@@ -360,15 +385,19 @@ class Client:
         if len(self.queue) > self.bound:
             self._let_go()
         else:
-            self.mark = min(self.bound, len(self.queue) + self._first_mark())
+            self.mark = min(self.bound, len(self.queue) + self._calm)
 
     def _drop_oldest(self) -> None:
-        """Drop the oldest messages; a book of which one is dropped goes on with a snapshot."""
+        """Drop the oldest messages; a book of which one is dropped goes on with a snapshot.
+
+        A quote or merged book of which nothing newer waits is sent as it is now: it may not change for long.
+        """
         queue = self.queue
         books: dict[Stream, int] = {}
+        states: dict[Stream, None] = {}
         for _ in range(len(queue) - self.bound + self.bound // 16):
             stream, seq = self._stream_of(queue.popleft())
-            self._popped += 1
+            self.popped += 1
             self.counters.dropped += 1
             if stream is None:
                 continue
@@ -377,6 +406,17 @@ class Client:
             else:
                 self._gaps.setdefault(stream.key, [seq, seq])[1] = seq
                 self._special = True
+                if stream.kind in CONFLATABLE and self.snapshots:
+                    states[stream] = None
+        if states:
+            for frame in reversed(queue):
+                newer, _ = self._stream_of(frame)
+                if newer in states:
+                    del states[newer]
+                    if not states:
+                        break
+            for stream in states:
+                self.want(stream, self._gap_before(stream))
         if books:
             kept = deque(frame for frame in queue if self._stream_of(frame)[0] not in books)
             for stream, seq in books.items():
@@ -390,7 +430,7 @@ class Client:
 
     def _replace(self, kept: deque[bytes], *, conflated: bool) -> None:
         removed = len(self.queue) - len(kept)
-        self._popped += removed
+        self.popped += removed
         if conflated:
             self.counters.conflated += removed
         else:

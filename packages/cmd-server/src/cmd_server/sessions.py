@@ -263,6 +263,8 @@ class Sessions(Catalogue):
     def _appeared(self, entry: Entry) -> None:
         """Give a new instrument to the clients whose topics match it."""
         for client in list(self.clients):
+            if client.closing:
+                continue
             found = list(dict.fromkeys(w for topic in client.topics.values() for w in self._of(topic, entry)))
             if found:
                 self._give(client, found, {})

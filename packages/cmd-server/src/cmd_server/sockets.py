@@ -24,7 +24,7 @@ from .errors import ConnectionBrokenError, ServerError
 from .sendbuffer import SendBuffer
 from .transport import Address, ListenOptions, ServerSide, Session
 
-__all__ = ["Channel", "Handler", "SocketListener", "StreamPort", "tls_receive", "tls_send"]
+__all__ = ["Channel", "Handler", "SocketListener", "StreamPort", "shut", "tls_receive", "tls_send"]
 
 _LOG: Final = logging.getLogger("cmd_server")
 _READ: Final = 64 << 10  # bytes a turn of the loop and a connection, so that none starves the others
@@ -61,6 +61,14 @@ def tls_receive(sock: ssl.SSLSocket) -> Callable[[memoryview], int]:
             return 0  # without a goodbye; a frame that was cut off is noticed above
 
     return quiet
+
+
+def shut(sock: socket.socket, how: int) -> None:
+    """Shut a socket down; of a TLS connection, whose goodbye was said already, the socket below it."""
+    if isinstance(sock, ssl.SSLSocket):
+        socket.socket.shutdown(sock, how)
+    else:
+        sock.shutdown(how)
 
 
 class Handler(Protocol):
@@ -297,7 +305,7 @@ class Channel:
             with contextlib.suppress(OSError, ValueError):
                 self._sock.unwrap()  # sends the goodbye of TLS; its answer is not waited for
         try:
-            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            shut(self._sock, socket.SHUT_WR)
         except OSError:
             self._end(None)
 
