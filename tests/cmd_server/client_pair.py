@@ -1,8 +1,10 @@
-"""A hub and a client's core joined without a socket: bytes are cut anywhere, connections end at will."""
+"""A market, and a hub and a client's core joined without a socket: bytes are cut anywhere, connections end at will."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from hub_world import T0, delta, snapshot, status, trade
 
 from cmd_common.orderbook import OrderBook
 from cmd_common.records import Record
@@ -14,6 +16,33 @@ from cmd_server.hub import Client, Hub
 from cmd_server.messages import Kind
 
 MS = 1_000_000
+
+
+class Market:
+    """Two symbols with a book and trades each; books go STALE and come back. Trades are numbered from 1."""
+
+    def __init__(self) -> None:
+        self.trades = {"A": 0, "B": 0}
+        self.live = {"A": False, "B": False}
+        self.epochs = {"A": 0, "B": 0}
+        self.time = 0
+
+    def records(self, symbol: str, what: int) -> list[Any]:
+        self.time += 1
+        n = self.time
+        if what == 0:
+            self.trades[symbol] += 1
+            return [trade(self.trades[symbol], symbol=symbol, ts=T0 + n)]
+        if what == 1 and self.live[symbol]:
+            self.live[symbol] = False
+            return [status("STALE", n, symbol=symbol)]
+        if what <= 2 or not self.live[symbol]:
+            self.epochs[symbol] += 1
+            self.live[symbol] = True
+            levels = [(90.0 + n % 9, 1.0 + n), (80.0, 1.0)]
+            return [snapshot(n, levels, [(101.0, float(n))], symbol=symbol, epoch=self.epochs[symbol])]
+        bids, asks = [(90.0 + n % 9, float(n % 3))], [(101.0 + n % 4, 1.0 + n)]
+        return [delta(n, bids, asks, symbol=symbol, epoch=self.epochs[symbol])]
 
 
 class Pair:

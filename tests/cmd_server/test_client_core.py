@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from client_pair import MS, Pair, check_numbers, same
+from client_pair import MS, Market, Pair, check_numbers, same
 from hub_world import T0, S, delta, quote, snapshot, status, trade, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -360,6 +360,26 @@ def test_what_was_unsubscribed_may_be_subscribed_again() -> None:
     assert not pair.events(Lost)
 
 
+# -- bytes
+
+
+@given(st.lists(st.integers(1, 60_000), min_size=1, max_size=12), st.integers(0, 40))
+@settings(max_examples=30)
+def test_bytes_may_be_cut_anywhere_and_messages_may_be_longer_than_the_buffer(cuts: list[int], deep: int) -> None:
+    core = ready("book *", "trades *")
+    big = snapshot(1, [(1.0 + n, 1.0) for n in range(deep * 1000)], [(1e6, 2.0)])  # up to 640 kB
+    frames = [codec.encode(A, 1, 0), *(codec.encode(trade(n), 1, n) for n in range(1, 400)), codec.encode(big, 1, 1)]
+    frames += [codec.encode(trade(n), 1, n) for n in range(400, 800)]
+    data, at, items = b"".join(frames), 0, []
+    while at < len(data):
+        for cut in cuts:
+            items += core.receive(data[at : at + cut], 1)
+            at += cut
+    core.check()
+    records = [i.record for i in items if isinstance(i, Message)]
+    assert records == [A, *(trade(n) for n in range(1, 400)), big, *(trade(n) for n in range(400, 800))]
+
+
 # -- damage and silence
 
 
@@ -421,33 +441,6 @@ def test_policies_by_name() -> None:
 
 
 # -- all of it together
-
-
-class Market:
-    """Two symbols with a book and trades each; books go STALE and come back. Trades are numbered from 1."""
-
-    def __init__(self) -> None:
-        self.trades = {"A": 0, "B": 0}
-        self.live = {"A": False, "B": False}
-        self.epochs = {"A": 0, "B": 0}
-        self.time = 0
-
-    def records(self, symbol: str, what: int) -> list[Any]:
-        self.time += 1
-        n = self.time
-        if what == 0:
-            self.trades[symbol] += 1
-            return [trade(self.trades[symbol], symbol=symbol, ts=T0 + n)]
-        if what == 1 and self.live[symbol]:
-            self.live[symbol] = False
-            return [status("STALE", n, symbol=symbol)]
-        if what <= 2 or not self.live[symbol]:
-            self.epochs[symbol] += 1
-            self.live[symbol] = True
-            levels = [(90.0 + n % 9, 1.0 + n), (80.0, 1.0)]
-            return [snapshot(n, levels, [(101.0, float(n))], symbol=symbol, epoch=self.epochs[symbol])]
-        bids, asks = [(90.0 + n % 9, float(n % 3))], [(101.0 + n % 4, 1.0 + n)]
-        return [delta(n, bids, asks, symbol=symbol, epoch=self.epochs[symbol])]
 
 
 ACTION = st.tuples(

@@ -33,7 +33,8 @@ class AsyncClient(BaseClient):
     records, ``events`` or ``batches``); while ``buffer`` messages wait for it, no more are read from the server, whose
     queue then fills and whose policy for slow clients applies. Before the first iteration the oldest ones go.
 
-    Callbacks are called in the event loop as messages arrive, in step with the books. One that raises ends the client.
+    Callbacks are called in the event loop as messages arrive, each while the books are as of its message; one that
+    raises ends the client. Who iterates may find the books ahead, by what was read and waits.
     """
 
     def __init__(self, address: str, *, clock: Clock | None = None, **options: Any) -> None:
@@ -129,43 +130,52 @@ class AsyncClient(BaseClient):
 
     # -- consuming
 
+    async def _some(self) -> bool:
+        """Wait until something is there for the consumer; False: nothing comes any more."""
+        self._consumed = True
+        while not self._items:
+            if self._ended:
+                if self.error is not None and not self._closing:
+                    raise self.error
+                return False
+            self._arrived.clear()
+            await self._arrived.wait()
+        return True
+
     async def items(self) -> AsyncGenerator[list[Item], None]:
         """Yield everything that arrived since the last time: messages and events in their order, several at a time."""
-        while True:
-            while not self._items:
-                if self._ended:
-                    if self.error is not None and not self._closing:
-                        raise self.error
-                    return
-                self._consumed = True
-                self._arrived.clear()
-                await self._arrived.wait()
-            self._consumed = True
+        while await self._some():
             found = list(self._items)
             self._items.clear()
             self._space.set()
             yield found
 
-    async def events(self) -> AsyncIterator[Item]:
-        """Yield messages (with their sequence and flags) and events one by one."""
-        async for items in self.items():
-            for item in items:
-                yield item
+    async def events(self) -> AsyncGenerator[Item, None]:
+        """Yield messages (with their sequence and flags) and events one by one; what is not taken stays."""
+        waiting = self._items
+        while await self._some():
+            while waiting:
+                yield waiting.popleft()
+            self._space.set()
 
-    async def records(self) -> AsyncIterator[Record]:
-        """Yield records; the events between them go to ``on_event``."""
-        async for items in self.items():
-            for item in items:
+    async def records(self) -> AsyncGenerator[Record, None]:
+        """Yield records one by one; the events between them go to ``on_event``."""
+        waiting = self._items
+        while await self._some():
+            while waiting:
+                item = waiting.popleft()
                 if type(item) is Message:
                     yield item.record
+            self._space.set()
 
     def __aiter__(self) -> AsyncIterator[Record]:
         return self.records()
 
-    async def batches(self, table: str, max_rows: int = 10_000, max_ns: int = SECOND) -> AsyncIterator[Batch]:
+    async def batches(self, table: str, max_rows: int = 10_000, max_ns: int = SECOND) -> AsyncGenerator[Batch, None]:
         """Yield the records of one table (``trades``, ``book_deltas``, ...) in batches for numpy and Arrow.
 
-        A batch goes out with ``max_rows``, or when its first record has waited for ``max_ns``.
+        A batch goes out with ``max_rows``, or when its first record has waited for ``max_ns``. Giving up the iteration
+        gives up what was collected.
         """
         builder = BatchBuilder(table, max_rows, max_ns)
         source = self.items()
@@ -205,7 +215,7 @@ class AsyncClient(BaseClient):
                 final, reason, delay = self._again(error, now)
                 core = self.core
                 if core.connects:
-                    await self._deliver(core.disconnected(reason, attempt=self._backoff.attempts, retry_in=delay))
+                    await self._deliver(self._down_items(reason, delay))
                 if final is not None:
                     self.error = final
                     return
@@ -230,13 +240,12 @@ class AsyncClient(BaseClient):
         core.connected(clock.monotonic(), self.address)
         ticker = asyncio.create_task(self._tick(link))
         was_ready = False
-        buffer = self._received
         try:
             while True:
-                size = await link.receive_into(buffer)
+                size = await link.receive_into(core.space)
                 if not size:
                     return ConnectionBrokenError("the server closed the connection")
-                items = core.receive(buffer[:size], clock.monotonic())
+                items = core.received(size, clock.monotonic())
                 if core.ready and not was_ready:
                     was_ready = True
                     self._backoff.succeeded(clock.monotonic())
@@ -279,8 +288,6 @@ class AsyncClient(BaseClient):
 
     async def _deliver(self, items: Sequence[Item]) -> None:
         """Hand items on; waits while the consumer has as many as it may have."""
-        if self._on_record is not None or self._on_event is not None:
-            self._callbacks(items)
         waiting = self._items
         waiting.extend(items)
         self._arrived.set()

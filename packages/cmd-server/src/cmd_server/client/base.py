@@ -27,7 +27,6 @@ OnRecord = Callable[[Record], None]
 OnEvent = Callable[[Event], None]
 
 BUFFER: Final = 10_000  # messages that wait for the program
-RECEIVE: Final = 256 << 10  # bytes read at once
 RETRY: Final = 0.25  # s before the first attempt to connect again
 
 
@@ -82,9 +81,10 @@ class BaseClient:
         self._link_options = LinkOptions(
             timeout=core.hello_timeout, max_message=core.max_message, token=token, client=name
         )
-        self._received = memoryview(bytearray(RECEIVE))
         self._on_record = on_record
         self._on_event = on_event
+        if on_record is not None or on_event is not None:
+            self.core.on_item = self._tell
         self._backoff = Backoff(
             rng or system_rng(), base=int(retry * SECOND), cap=30 * SECOND, stable=10 * SECOND, limit=attempts
         )
@@ -137,17 +137,25 @@ class BaseClient:
         """Return the latest best bid and offer of ``venue:symbol``; raises UnknownNameError."""
         found = self.core.quotes.get(name)
         if found is None:
-            raise UnknownNameError("quote", name, nearest(name, self.core.quotes), hint=f"subscribe to bbo {name}")
+            close = nearest(name, self.core.quotes)
+            raise UnknownNameError("quote", name, close, hint="" if close else f"subscribe to bbo {name}")
         return found
 
-    def _callbacks(self, items: Sequence[Item]) -> None:
-        on_record, on_event = self._on_record, self._on_event
-        for item in items:
-            if type(item) is Message:
-                if on_record is not None:
-                    on_record(item.record)
-            elif on_event is not None:
-                on_event(item)  # type: ignore[arg-type]  # whatever is no message is an event
+    def _tell(self, item: Item) -> None:
+        """Call the program back."""
+        if type(item) is Message:
+            if self._on_record is not None:
+                self._on_record(item.record)
+        elif self._on_event is not None:
+            self._on_event(item)  # type: ignore[arg-type]  # whatever is no message is an event
+
+    def _down_items(self, reason: str, delay: int) -> list[Item]:
+        """Tell the core and the program that the connection is gone."""
+        items = self.core.disconnected(reason, attempt=self._backoff.attempts, retry_in=delay)
+        if self.core.on_item is not None:
+            for item in items:
+                self._tell(item)
+        return items
 
     def _again(self, error: CmdError | None, now: int) -> tuple[CmdError | None, str, int]:
         """Decide after a connection ended, or was not made: the final error or None, the reason, and ns to wait."""

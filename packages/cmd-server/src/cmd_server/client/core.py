@@ -15,8 +15,7 @@ returns, call ``tick`` now and then, and close the connection when ``broken`` sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from struct import Struct as Format
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -35,7 +34,8 @@ from cmd_common.records import (
 from cmd_common.symbols import nearest
 from cmd_server import codec
 from cmd_server.errors import ConnectionBrokenError, FrameError, RefusedError, WireError
-from cmd_server.framing import Splitter
+from cmd_server.formats import TEMPLATE_AT
+from cmd_server.framing import split
 from cmd_server.messages import (
     CONFLATED,
     KIND_OF,
@@ -64,7 +64,7 @@ from .events import Connected, Disconnected, Item, Lost, Message, Subscribed, st
 __all__ = ["ClientCore", "ClientOptions", "policy_of", "unreachable"]
 
 SECOND: Final = 1_000_000_000
-_TEMPLATE: Final = Format("<H")  # at offset 8 of a frame: behind the framing and the block's length
+RECEIVE: Final = 256 << 10  # bytes that are read at once
 _KIND: Final = {int(template): int(kind) for template, kind in KIND_OF.items()}
 _SERVICE: Final = frozenset(
     int(t)
@@ -96,6 +96,7 @@ class ClientCore:
         self.quotes: dict[str, Quote] = {}
         self.aggregates: dict[str, AggregatedBook] = {}
         self.local = LocalBooks()
+        self.on_item: Callable[[Item], None] | None = None  # called for each while the books are as of it
         self.failure: CmdError | None = None  # final: another attempt would end the same way
         self.broken = ""  # why the connection must be closed and opened again
         self.ready = False  # subscribed: the answer to the first request is there
@@ -110,7 +111,8 @@ class ClientCore:
         self.connects = 0  # connections that were let in
         self._streams: dict[tuple[int, int, int], Stream] = {}
         self._names: dict[int, tuple[str, str]] = {}
-        self._splitter = Splitter(options.max_message)
+        self._room(RECEIVE)
+        self._end = 0  # bytes of an unfinished message at the buffer's beginning
         self._out: list[bytes] = []
         self._requests: dict[int, tuple[str, ...]] = {}  # subscriptions that were not answered yet
         self._answers: dict[int, Ack | Reject] = {}
@@ -131,7 +133,7 @@ class ClientCore:
 
     def connected(self, now: int, address: str) -> None:
         """Say that a connection is open: nothing is known of it yet."""
-        self._splitter = Splitter(self.options.max_message)
+        self._end = 0
         self._out.clear()
         self._address = address
         self.broken = ""
@@ -264,51 +266,90 @@ class ClientCore:
 
     # -- receiving ----------------------------------------------------------------------------
 
-    def receive(self, data: bytes | bytearray | memoryview, now: int) -> list[Item]:
-        """Take bytes as they came; raises FrameError when they are no frames: nothing after it can be read."""
+    @property
+    def space(self) -> memoryview:
+        """Where the next bytes are to be written; never empty. Say with ``received`` how many there were."""
+        return self._view[self._end :]
+
+    def received(self, size: int, now: int) -> list[Item]:
+        """Take ``size`` bytes that were written to ``space``; raises FrameError: nothing after it can be read."""
         self._heard = now
-        return self.take(self._splitter.feed(data))
+        view = self._view
+        end = self._end + size
+        found, used = split(self._buffer, end, self.options.max_message)
+        items = self.take([view[start:stop] for start, stop in found])
+        rest = self._end = end - used
+        if rest:
+            if used:
+                view[:rest] = view[used:end]
+            elif rest == len(view):
+                self._room(2 * rest)  # one message longer than the buffer, at most ``max_message``
+                self._view[:rest] = view
+        elif len(view) > RECEIVE:
+            self._room(RECEIVE)
+        return items
+
+    def receive(self, data: bytes | bytearray | memoryview, now: int) -> list[Item]:
+        """Take bytes as they came, like ``received``."""
+        items: list[Item] = []
+        left = memoryview(data)
+        while left and not self.broken:
+            space = self.space
+            size = min(len(space), len(left))
+            space[:size] = left[:size]
+            left = left[size:]
+            items += self.received(size, now)
+        return items
+
+    def _room(self, size: int) -> None:
+        self._buffer = bytearray(size)
+        self._view = memoryview(self._buffer)
 
     def take(self, frames: Iterable[bytes | memoryview]) -> list[Item]:
         """Take whole frames; what comes behind a break (``broken``) is not looked at."""
         items: list[Item] = []
-        streams = self._streams
-        template_of, kinds, head_of, decode = _TEMPLATE.unpack_from, _KIND, codec.head, codec.decode
+        streams, on_item = self._streams, self.on_item
+        kinds, head_of, decode, new, add = _KIND, codec.head, codec.decode, tuple.__new__, items.append
+        told = 0
         for frame in frames:
-            template = template_of(frame, 8)[0]
+            template = frame[TEMPLATE_AT]
             kind = kinds.get(template)
             if kind is None:
                 self._service(frame, template, items)
-                if self.broken or self.failure is not None:
-                    break
                 streams = self._streams
-                continue
-            try:
-                head = head_of(frame)
-                stream = streams.get((head.instrument_id, kind, head.view))
-                seq = head.seq
-                if stream is None:
-                    stream = self._open(head, kind) if seq else None
+            else:
+                try:
+                    head = head_of(frame)
+                    seq = head.seq
+                    stream = streams.get((head.instrument_id, kind, head.view))
                     if stream is None:
-                        self._reference(frame, head, items)
+                        stream = self._open(head, kind)
+                    elif seq != stream.seq + 1 and not self._in_order(stream, head, seq, template):
+                        if self.broken:
+                            break
                         continue
-                elif seq != stream.seq + 1 and not self._in_order(stream, head, seq, template):
-                    if self.broken:
-                        break
-                    continue
-                record = decode(frame, stream.venue, stream.symbol)
-            except WireError as error:
-                self._break(f"a message cannot be read: {error}")
+                    record = decode(frame, stream.venue, stream.symbol)
+                except WireError as error:
+                    self._break(f"a message cannot be read: {error}")
+                    break
+                stream.seq = seq
+                stream.gapped = False
+                add(new(Message, (record, head)))  # the constructor of a NamedTuple takes twice as long
+                self.messages += 1
+                if template not in _PLAIN:
+                    self._remember(record, head, stream, items)
+            if on_item is not None:
+                for item in items[told:]:
+                    on_item(item)
+                told = len(items)
+            if self.broken or self.failure is not None:
                 break
-            stream.seq = seq
-            stream.gapped = False
-            items.append(Message(record, head))
-            self.messages += 1
-            if template not in _PLAIN:
-                self._remember(record, head, stream, items)
         if self._back:
             self._back = False
             self.local.back(items)
+            if on_item is not None:
+                for item in items[told:]:
+                    on_item(item)
         return items
 
     def _in_order(self, stream: Stream, head: codec.Head, seq: int, template: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +26,8 @@ __all__ = ["Client"]
 class Client(BaseClient):
     """A client without a thread: everything happens while the program iterates, or calls ``poll`` or ``run``.
 
-    So books stand still between two of these calls, callbacks are called inside them, and nothing needs a lock. A
+    So books stand still between two of these calls, callbacks are called inside them (each while the books are as of
+    its message), and nothing needs a lock. Who iterates may find the books ahead by what was read at once. A
     program that does not read for long is a slow client to the server, whose policy then applies; one that says nothing
     for longer than the server allows is disconnected, and connects again and resumes at its next call.
     """
@@ -34,7 +36,7 @@ class Client(BaseClient):
         super().__init__(address, **options)
         self.closed = False
         self._link: BlockingLink | None = None
-        self._pending: list[Item] = []  # taken while something else was waited for
+        self._pending: deque[Item] = deque()  # taken while something else was waited for
         self._retry_at = 0  # monotonic ns: when to connect again
 
     # -- life
@@ -47,6 +49,7 @@ class Client(BaseClient):
     def close(self) -> None:
         """Close the connection and end iterations; never raises."""
         self.closed = True
+        self._pending.clear()
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -86,7 +89,8 @@ class Client(BaseClient):
         the error that ended the client.
         """
         if self._pending:
-            items, self._pending = self._pending, []
+            items = list(self._pending)
+            self._pending.clear()
             return items
         return self._poll(timeout)
 
@@ -98,16 +102,19 @@ class Client(BaseClient):
                 yield items
 
     def events(self) -> Iterator[Item]:
-        """Yield messages (with their sequence and flags) and events one by one."""
-        for items in self.items():
-            yield from items
+        """Yield messages (with their sequence and flags) and events one by one; what is not taken stays."""
+        pending = self._pending
+        while not self.closed:
+            if not pending:
+                pending.extend(self._poll(None))
+            while pending:
+                yield pending.popleft()
 
     def records(self) -> Iterator[Record]:
-        """Yield records; the events between them go to ``on_event``."""
-        for items in self.items():
-            for item in items:
-                if type(item) is Message:
-                    yield item.record
+        """Yield records one by one; the events between them go to ``on_event``."""
+        for item in self.events():
+            if type(item) is Message:
+                yield item.record
 
     def __iter__(self) -> Iterator[Record]:
         return self.records()
@@ -133,13 +140,14 @@ class Client(BaseClient):
                 raise ServerError(f"not LIVE after {timeout:g} s: {', '.join(late)}", hint="is it subscribed?")
             kept += self.poll(left)
             del kept[: -self.buffer]
-        self._pending = kept + self._pending
+        self._pending.extendleft(reversed(kept))
         return self.books[names[0]]
 
     def batches(self, table: str, max_rows: int = 10_000, max_ns: int = SECOND) -> Iterator[Batch]:
         """Yield the records of one table (``trades``, ``book_deltas``, ...) in batches for numpy and Arrow.
 
-        A batch goes out with ``max_rows``, or when its first record has waited for ``max_ns``.
+        A batch goes out with ``max_rows``, or when its first record has waited for ``max_ns``. Giving up the iteration
+        gives up what was collected.
         """
         builder = BatchBuilder(table, max_rows, max_ns)
         while not self.closed:
@@ -161,8 +169,6 @@ class Client(BaseClient):
                 return []
             items = self._step(end)
             if items:
-                if self._on_record is not None or self._on_event is not None:
-                    self._callbacks(items)
                 return items
             if (end is not None and time.monotonic_ns() >= end) or (end is None and self.core.answered):
                 return []
@@ -185,14 +191,14 @@ class Client(BaseClient):
             self._flush(link)
             wait = core.interval if end is None else max(0, min(core.interval, end - now))
             try:
-                size = link.receive_into(self._received, wait / SECOND)
+                size = link.receive_into(core.space, wait / SECOND)
             except TimeoutError:
                 core.tick(time.monotonic_ns())
             else:
                 now = time.monotonic_ns()
                 was_ready = core.ready
                 if size:
-                    items = core.receive(self._received[:size], now)
+                    items = core.received(size, now)
                     core.tick(now)
                 else:
                     error = ConnectionBrokenError("the server closed the connection")
@@ -222,7 +228,7 @@ class Client(BaseClient):
             self._link = None
         now = time.monotonic_ns()
         final, reason, delay = self._again(error, now)
-        items = self.core.disconnected(reason, attempt=self._backoff.attempts, retry_in=delay)
+        items = self._down_items(reason, delay)
         if final is not None:
             self.closed = True
             raise final
