@@ -38,7 +38,7 @@ from .catalogue import AGGREGATES
 from .codec import encode, encode_service
 from .limits import Limits
 from .messages import BookFlag, Heartbeat, Kind, view_code
-from .queues import Client
+from .queues import MARK_EVERY, Client
 from .sessions import HubCounters, Sessions
 from .streams import FLAG_OF, Entry, Stream
 
@@ -154,19 +154,30 @@ class Hub(Sessions):
     def _look(self) -> None:
         """Look at the queues that got something."""
         touched = self._touched
-        clients: dict[Client, object] = dict(touched[0].readers) if touched else {}
-        for stream in touched[1:]:
-            clients.update(stream.readers)
-        if self._stirred:
+        clients: list[Client] | dict[Client, object]
+        if len(touched) == 1 and not self._stirred:
+            clients = list(touched[0].readers)
+        else:
+            clients = {}
+            for stream in dict.fromkeys(touched):
+                clients.update(stream.readers)
             clients.update(self._stirred)
             self._stirred.clear()
         touched.clear()
         now = self.now
+        mark = now + MARK_EVERY
         woken = self._woken
         for client in clients:
-            # The conditions are those under which ``queued`` does anything: the call costs more than a delivery.
-            if (client.idle or len(client.queue) > client.mark or now >= client.next_mark) and client.queued(now):
+            if client.idle:
+                client.idle = False
+                client.since = now
+                client.first = client.popped
+                client.next_mark = mark
                 woken.append(client)
+                if len(client.queue) > client.mark:
+                    client.look(now)
+            elif len(client.queue) > client.mark or now >= client.next_mark:
+                client.look(now)
 
     def _settle(self) -> None:
         if self._touched or self._stirred:
