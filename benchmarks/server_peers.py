@@ -36,21 +36,14 @@ class Ours:
 
     def __init__(self, queue: int = 0) -> None:
         from cmd_server.server import Server
-        from msgspec.structs import replace
-
-        from cmd_common.seams import SystemClock
-        from cmd_server.hub import Hub
         from cmd_server.limits import Limits
+        from cmd_server.server import Server
 
-        self.limits = replace(Limits(), queue=queue, queue_max=queue) if queue else Limits()
-        clock = SystemClock()
-        self.hub = Hub(epoch=1, now=clock.now(), limits=self.limits, aggregate=None, wake=lambda client: None)
-        self.server = Server(self.hub, clock=clock, limits=self.limits)
+        self.server = Server(limits=Limits(queue=queue, queue_max=queue) if queue else Limits())
 
     async def open(self, address: str) -> None:
         self.server.publish([instrument()])
-        for text in address.split(","):
-            await self.server.listen(text)
+        await self.server.listen_all(address.split(","))
 
     def clients(self) -> int:
         return len(self.server.sessions)

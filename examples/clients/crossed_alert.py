@@ -1,15 +1,14 @@
 """Say when the best bid of one venue is above the best ask of another: a crossed book over several venues.
 
-    python crossed_alert.py tcp:127.0.0.1:9999 BTC-USDT [MIN_MS [MESSAGES]]
+    python crossed_alert.py tcp:127.0.0.1:9999 BTC-USDT [MIN_MS [ALERTS]]
 
-The server merges the books (`cmd-cli serve ... --types book,aggregate`); this program only watches the result.
+The server merges the books (`cmd-cli serve --exchange binance-spot,coinbase --equivalent USD=USDT ...`); this program only watches the result.
 ``MIN_MS`` leaves out what lasted for less: a book that is late by a moment crosses others all the time.
 """
 
 from __future__ import annotations
 
 import sys
-from itertools import islice
 
 from cmd_common.records import CROSSED, AggregatedBook, venue_levels
 from cmd_server.client import connect
@@ -28,14 +27,17 @@ def alert(row: AggregatedBook) -> str:
     )
 
 
-def main(address: str, instrument: str, min_ms: float = 0.0, messages: int | None = None) -> None:
+def main(address: str, instrument: str, min_ms: float = 0.0, alerts: int | None = None) -> None:
     said = False  # once an episode
     with connect(address, topics=[f"aggregate@20 {instrument}"]) as client:
-        rows = (record for record in client if type(record) is AggregatedBook)
-        for row in islice(rows, messages):
+        for row in client:
+            if type(row) is not AggregatedBook:
+                continue
             crossed = bool(row.flags & CROSSED) and (row.crossed_for or 0) >= min_ms * 1e6
             if crossed and not said:
                 print(alert(row), flush=True)
+                if alerts is not None and (alerts := alerts - 1) == 0:
+                    return
             said = crossed
 
 

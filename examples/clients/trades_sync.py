@@ -21,8 +21,9 @@ def main(address: str, name: str, count: int | None = None) -> None:
         trades = (record for record in client if type(record) is Trade)
         for trade in islice(trades, count):
             book = client.book(name)
-            if book.state is BookState.LIVE:
-                print(f"{trade.side:>7} {trade.quantity:g} at {trade.price:g}; {book.best_bid} | {book.best_ask}")
+            bid, ask = book.best_bid, book.best_ask
+            if book.state is BookState.LIVE and bid and ask:
+                print(f"{trade.side:>7} {trade.quantity:g} at {trade.price}; {bid[0]} | {ask[0]}")
 
 
 if __name__ == "__main__":

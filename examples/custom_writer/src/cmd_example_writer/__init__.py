@@ -1,4 +1,4 @@
-"""A store of one's own: records as JSON lines, one file a table. Writing only."""
+"""A store of one's own: records as JSON lines, one file a table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import msgspec
 
 from cmd_common.errors import UsageError
 from cmd_common.io import ArrowBatch, WriterCounters
-from cmd_common.records import TABLE_OF, Record
+from cmd_common.records import RECORD_TYPES, TABLE_OF, Record
 
-__all__ = ["JsonLines", "JsonLinesWriter"]
+__all__ = ["JsonLines", "JsonLinesReader", "JsonLinesWriter"]
 
 
 class JsonLinesWriter:
@@ -80,15 +80,54 @@ class JsonLinesWriter:
         return file
 
 
+class JsonLinesReader:
+    """Tells a recorder where it stopped, and no more: other programs read these files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def tables(self) -> list[str]:
+        """Tables that hold rows."""
+        return sorted(file.stem for file in self._folder.glob("*.jsonl") if file.stat().st_size)
+
+    def latest(self, table: str, *, venue: str, symbol: str) -> Record | None:
+        """The row written last of one instrument. O(file)."""
+        decode = msgspec.json.Decoder(RECORD_TYPES[table]).decode
+        found = None
+        with (self._folder / f"{table}.jsonl").open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n") and symbol.encode() in line:  # a killed recorder leaves half a line
+                    row = decode(line)
+                    if (row.venue, row.symbol) == (venue, symbol):
+                        found = row
+        return found
+
+    def close(self) -> None:
+        """Release; there is nothing to release."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ("records", "batches", "sql", "book_at"):
+            raise UsageError(
+                "jsonl has no queries", hint="read the files with any JSON tool, or record into parquet:PATH"
+            )
+        raise AttributeError(name)
+
+
 class JsonLines:
-    """The kind of store behind ``jsonl:FOLDER``."""
+    """The kind of store behind ``jsonl:FOLDER``; without ``admin`` it has nothing to look after."""
 
     def writer(self, location: str) -> JsonLinesWriter:
         """Open for writing, creating the folder."""
         return JsonLinesWriter(Path(location))
 
-    def reader(self, location: str) -> NoReturn:
-        """Refuse: other programs read these files."""
-        raise UsageError("jsonl is written only", hint="read the files with any JSON tool, or record into parquet:PATH")
-
-    admin = reader
+    def reader(self, location: str) -> JsonLinesReader:
+        """Open for reading; a recorder does, to go on where it stopped."""
+        return JsonLinesReader(Path(location))
