@@ -144,10 +144,9 @@ class WebSocketPort:
             self._settle()
             self.begin(self._ws.bearer)
         for message in messages:
-            if self._closing:
-                return
-            self.message(message)
-        if self._ws.finished and not self._closing:
+            if not self._closed():
+                self.message(message)
+        if self._ws.finished and not self._closed():
             # The answer to a close frame, a broken rule or a refused handshake: nothing more is to be said.
             self._closing = True
             self._channel.close()
@@ -183,6 +182,9 @@ class WebSocketPort:
         """Send one message of the protocol, outside the wire format."""
         if not self._closing and self._ws.open:
             self._channel.write([header(len(message.data), text=message.text), message.data])
+
+    def _closed(self) -> bool:
+        return self._closing  # a message may have changed it
 
     def _fail(self, text: str) -> None:
         self.close("protocol", text)
