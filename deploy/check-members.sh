@@ -49,3 +49,6 @@ echo "all wheels install into one clean environment"
 "$uv" pip install --quiet --python "$work/all/bin/python" --no-deps examples/custom_exchange
 "$work/all/bin/python" -c 'from cmd_common import registry; assert registry.exchange("exampex").venue == "exampex"'
 echo "examples/custom_exchange installs and is found"
+"$uv" pip install --quiet --python "$work/all/bin/python" --no-deps examples/custom_writer
+"$work/all/bin/python" -c 'import sys; from cmd_common import open_writer; open_writer(f"jsonl:{sys.argv[1]}/rows").close()' "$work"
+echo "examples/custom_writer installs and is found"

@@ -13,12 +13,14 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
 
+from cmd_common.errors import UsageError
 from cmd_common.records import AggregatedBook
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -183,6 +185,30 @@ def test_a_writer_of_ones_own_stores_what_is_served(
         trade = float(row["price"]), float(row["quantity"]), row["side"]
         assert stored[row["venue"], row["trade_id"]] == trade
     assert (tmp_path / "stored" / "book_snapshots.jsonl").stat().st_size > 0
+
+
+def test_the_writer_takes_arrow_batches_and_its_reader_tells_the_last_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+
+    monkeypatch.syspath_prepend(str(EXAMPLES / "custom_writer" / "src"))
+    store = import_module("cmd_example_writer").JsonLines()
+    trade = {"ts_event": 1, "ts_recv": 2, "venue": "v", "symbol": "S", "trade_id": "7", "trade_seq": 7, "price": 1.5}
+    trade |= {"quantity": 2.0, "side": "buy", "flags": 0}
+    rows = [trade, trade | {"trade_id": "8", "trade_seq": 8}]
+    with store.writer(str(tmp_path)) as writer:
+        assert writer.write_batch("trades", pa.Table.from_pylist(rows)) == 2
+        assert writer.counters.records == {"trades": 2}
+    with (tmp_path / "trades.jsonl").open("ab") as file:
+        file.write(b'{"half a line of S')
+    with store.reader(str(tmp_path)) as reader:
+        assert reader.tables() == ["trades"]
+        latest = reader.latest("trades", venue="v", symbol="S")
+        assert (latest.trade_id, latest.price) == ("8", 1.5)
+        assert reader.latest("trades", venue="v", symbol="other") is None
+        with pytest.raises(UsageError, match="no queries"):
+            reader.sql("SELECT 1")
 
 
 def test_the_table_of_examples_names_every_example() -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NoReturn, Self
+from typing import Any, BinaryIO, NoReturn, Self, cast
 
 import msgspec
 
@@ -92,8 +92,8 @@ class JsonLinesReader:
 
     def latest(self, table: str, *, venue: str, symbol: str) -> Record | None:
         """The row written last of one instrument. O(file)."""
-        decode = msgspec.json.Decoder(RECORD_TYPES[table]).decode
-        found = None
+        decode = msgspec.json.Decoder(cast("type[Any]", RECORD_TYPES[table])).decode
+        found: Record | None = None
         with (self._folder / f"{table}.jsonl").open("rb") as file:
             for line in file:
                 if line.endswith(b"\n") and symbol.encode() in line:  # a killed recorder leaves half a line
