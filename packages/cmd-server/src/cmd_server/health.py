@@ -19,7 +19,7 @@ from cmd_common.sequence import BookState
 
 from .errors import ServerError
 from .metrics import FeedMeter
-from .security import is_loopback
+from .security import loopback
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
@@ -76,7 +76,7 @@ class HealthServer:
         """Bind ``HOST:PORT``; returns the URL. Raises UsageError, ServerError, CmdError where websockets is missing."""
         host, _, port = text.rpartition(":")
         host = host.strip("[]")
-        self._guarded = not is_loopback(host)
+        self._guarded = not loopback(host)
         if self._guarded and not self._token:
             raise UsageError(
                 f"metrics at {text} can be read from elsewhere, and there is no token",
