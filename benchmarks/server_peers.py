@@ -4,6 +4,7 @@ A publisher takes records and delivers their frames to every client. ``ours`` is
 others send frames that are ready, so that they are measured without routing, sequence or encoding:
 
     zmq             pyzmq XPUB, no high-water mark: its own thread joins messages and writes
+    zmq_records     the same from records, encoded by our codec: what a program without the server would do
     streams         asyncio streams, one ``write`` a message and client, ``drain`` after each burst
     joined          the same with one ``write`` a burst and client, as somebody who measured would do
     uvloop          an asyncio Protocol on uvloop, one ``transport.write`` a message and client
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 from server_work import FRAME, READ, STAMP, TOPIC, Sink, instrument, login, plug
 
 from cmd_common.records import Trade
+from cmd_server.codec import encode
 
 
 class Publisher(Protocol):
@@ -35,7 +37,6 @@ class Ours:
     """Hub and server, nothing left out."""
 
     def __init__(self, queue: int = 0) -> None:
-        from cmd_server.server import Server
         from cmd_server.limits import Limits
         from cmd_server.server import Server
 
@@ -61,9 +62,11 @@ class Ours:
 class Zmq:
     """ZeroMQ's PUB/SUB; XPUB, so that subscriptions can be counted."""
 
-    def __init__(self, high_water: int = 0) -> None:
+    def __init__(self, high_water: int = 0, encoding: bool = False) -> None:
         import zmq
 
+        self.encoding = encoding
+        self.seq = 0
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.XPUB)
         self.socket.setsockopt(zmq.SNDHWM, high_water)
@@ -86,6 +89,11 @@ class Zmq:
 
     def send(self, records: Sequence[Trade], frames: Sequence[bytes]) -> None:
         send = self.socket.send
+        if self.encoding:
+            for seq, record in enumerate(records, self.seq + 1):
+                send(encode(record, 1, seq))
+            self.seq += len(records)
+            return
         for frame in frames:
             send(frame)
 
@@ -187,6 +195,7 @@ PUBLISHERS: dict[str, Callable[[], Any]] = {
     "ours": lambda: Ours(1_000_000),
     "ours_uvloop": lambda: Ours(1_000_000),
     "zmq": Zmq,
+    "zmq_records": lambda: Zmq(encoding=True),
     "streams": Streams,
     "joined": lambda: Streams(joined=True),
     "uvloop": Transports,
@@ -271,7 +280,7 @@ def sinks(
     ``pump(seconds)`` reads what is there; it is False once every connection is closed. ``ask`` is what a client of
     ours says first.
     """
-    if kind == "zmq":
+    if kind.startswith("zmq"):
         import zmq
 
         context = zmq.Context()
