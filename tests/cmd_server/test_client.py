@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,7 @@ def test_iterating_gives_records_and_keeps_books_in_step(threaded: ThreadedServe
         assert client.book("v:A").bids() == [(99.0, 1.0), (98.5, 2.0)]
         assert client.book("A") is client.books["v:A"] is client.book("v:A", 0)
         assert client.instruments["v:A"].base == "A"
+        assert client.book("v:A").tick_size == Decimal("0.01")
         while "v:A" not in client.quotes:
             client.poll(1)
         assert client.quote("v:A").bid_price == 99.0
@@ -73,6 +76,8 @@ def test_iterating_gives_records_and_keeps_books_in_step(threaded: ThreadedServe
         assert client.counters.messages >= 4
     assert client.poll() == []
     assert list(client) == []
+    with pytest.raises(ConnectionBrokenError, match="closed"):
+        client.subscribe("agg_trades *")
 
 
 def test_callbacks_and_events(threaded: ThreadedServer) -> None:
@@ -195,6 +200,31 @@ def test_book_sides_of_batches() -> None:
     assert Batch("trades", [odd, trade(2)]).numpy()["trade_seq"].tolist() == [None, 2]
     with pytest.raises(UnknownNameError, match="did you mean trades"):
         BatchBuilder("trade", 1, 1)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "unix", "abstract", "ws"])
+def test_every_stream_transport_carries_the_same(scheme: str, tmp_path: Path) -> None:
+    where = {
+        "tcp": "tcp:127.0.0.1:0",
+        "unix": f"unix:{tmp_path / 's'}",
+        "abstract": f"unix:@cmd-test-{os.getpid()}-{scheme}",
+        "ws": "ws:127.0.0.1:0",
+    }[scheme]
+    server = ThreadedServer()
+    try:
+        server.listen(where)
+        with connect(server.address, topics=["book *", "trades *"]) as client:
+            server.publish(*BOOK, *(trade(n) for n in range(1, 5_000)))
+            got = []
+            for record in client:
+                if isinstance(record, Trade):
+                    got.append(record.trade_seq)
+                    if record.trade_seq == 4_999:
+                        break
+            assert got == list(range(1, 5_000))
+            assert client.live("v:A", timeout=DEADLINE).bids() == [(99.0, 1.0), (98.5, 2.0)]
+    finally:
+        server.close()
 
 
 # -- errors

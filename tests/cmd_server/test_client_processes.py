@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from client_children import DEADLINE, SMALL, Child, digest, eventually, rounds
+from client_children import DEADLINE, SMALL, Child, digest, eventually, free_port, rounds
 from client_pair import Market
 
 from cmd_server.client import Connected, Disconnected, Lost, connect
@@ -30,7 +30,7 @@ def stopped(child: Child) -> bool:
 
 @pytest.mark.parametrize("scheme", ["unix", "tcp"])
 async def test_a_server_that_is_killed_and_started_again(scheme: str, tmp_path: Path, children: list[Child]) -> None:
-    where = f"unix:{tmp_path / 'cmd.sock'}" if scheme == "unix" else "tcp:127.0.0.1:0"
+    where = f"unix:{tmp_path / 'cmd.sock'}" if scheme == "unix" else f"tcp:127.0.0.1:{free_port()}"
     first = await asyncio.to_thread(Child, "server", where)
     children.append(first)
     address = first.first["address"]

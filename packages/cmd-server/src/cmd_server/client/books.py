@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from cmd_common.multibook import MultiSymbolOrderBook, UnknownBookError
@@ -31,6 +32,15 @@ class LocalBook:
         self.book: OrderBook = self.replica.book
         self._told = BookState.EMPTY
         self._away = False  # its stream may go on where it was: it was LIVE when the connection went
+
+    def set_tick_size(self, text: str) -> None:
+        """Take the tick size of the instrument's reference data; text that is none is left out."""
+        try:
+            size = Decimal(text)
+        except InvalidOperation:
+            return
+        if size.is_finite() and size > 0:
+            self.book.tick_size = size
 
     def delta(self, delta: BookDelta, out: list[Item]) -> None:
         """Take the next change of its stream. O(levels given)."""
@@ -125,7 +135,9 @@ class LocalBooks:
             return book
         found = self._books[book.venue, book.symbol].get(view)
         if found is None:
-            raise UnknownBookError(f"depth of {name}", str(view), hint=f"subscribe to book@{view} {name}")
+            raise UnknownBookError(
+                f"depth of {name}", str(view), hint=f"subscribe to book{f'@{view}' if view else ''} {name}"
+            )
         return found.book
 
     def status(self, record: FeedStatus, replayed: bool, out: list[Item]) -> None:

@@ -58,7 +58,7 @@ from cmd_server.messages import (
 )
 from cmd_server.topics import Topic
 
-from .books import LocalBooks, Stream
+from .books import LocalBook, LocalBooks, Stream
 from .events import Connected, Disconnected, Item, Lost, Message, Subscribed, stream_view
 
 __all__ = ["ClientCore", "ClientOptions", "policy_of", "unreachable"]
@@ -190,8 +190,8 @@ class ClientCore:
 
     @property
     def patience(self) -> int:
-        """How long a server may be silent, in ns: three heartbeats, and at least two seconds."""
-        return max(3 * self._heartbeat, 2 * SECOND) if self._heartbeat else self.options.hello_timeout
+        """How long a server may be silent, in ns: three heartbeats, and at least five seconds."""
+        return max(3 * self._heartbeat, 5 * SECOND) if self._heartbeat else self.options.hello_timeout
 
     def final(self, error: CmdError | None) -> CmdError | None:
         """Return the error that ends this client; None: it is worth to connect again."""
@@ -373,9 +373,19 @@ class ClientCore:
     def _open(self, head: codec.Head, kind: int) -> Stream:
         """Return the stream of a first message."""
         venue, symbol = self._names.get(head.instrument_id, ("", ""))
-        book = self.local.open(venue, symbol, head.view) if kind == Kind.BOOK and symbol else None
-        stream = self._streams[head.instrument_id, kind, head.view] = Stream(venue, symbol, head.seq, book)
+        key = head.instrument_id, kind, head.view
+        stream = self._streams[key] = Stream(venue, symbol, head.seq, self._book(venue, symbol, key))
         return stream
+
+    def _book(self, venue: str, symbol: str, key: tuple[int, int, int]) -> LocalBook | None:
+        """Return the book that a stream feeds."""
+        if key[1] != Kind.BOOK or not venue or not symbol:
+            return None
+        local = self.local.open(venue, symbol, key[2])
+        record = self.instruments.get(full_name(venue, symbol))
+        if record is not None:
+            local.set_tick_size(record.tick_size)
+        return local
 
     def _reference(self, frame: bytes | memoryview, head: codec.Head, items: list[Item]) -> None:
         """Take a record that belongs to no stream."""
@@ -499,8 +509,7 @@ class ClientCore:
         stream = self._streams.get(key)
         if stream is None:
             venue, symbol = self._names.get(gap.instrument_id, ("", ""))
-            book = self.local.open(venue, symbol, gap.view) if gap.kind == Kind.BOOK and symbol else None
-            stream = self._streams[key] = Stream(venue, symbol, 0, book)
+            stream = self._streams[key] = Stream(venue, symbol, 0, self._book(venue, symbol, key))
         if gap.to_seq and gap.to_seq <= stream.seq:
             return  # told twice: all of it came, or was said to be lost
         self._lose(stream, key, gap.from_seq, gap.to_seq, gap.reason, items)

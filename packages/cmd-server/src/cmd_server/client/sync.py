@@ -77,6 +77,8 @@ class Client(BaseClient):
 
     def _request(self, number: int) -> int:
         while (answer := self.core.answer(number)) is None:
+            if self.closed:
+                raise ConnectionBrokenError("the client is closed")
             self._pending += self._poll(None)
         return self._check_answer(answer)
 
