@@ -86,7 +86,7 @@ _VENUE_SIDES: Final = (Group("bids", "ddd"), Group("asks", "ddd"))
 _TOPICS: Final = Group("topics", "", ("topic",))
 _POSITIONS: Final = Group("positions", "QIHB")
 _INSTRUMENT_TEXTS: Final = (
-    *("venue", "symbol", "base", "quote", "settle", "kind", "tickSize", "lotSize"),
+    *("venue", "symbol", "baseAsset", "quoteAsset", "settleAsset", "kind", "tickSize", "lotSize"),
     *("minQuantity", "minNotional", "contractSize", "status"),
 )
 _GAP_TEXTS: Final = ("venue", "symbol", "recordType", "reason", "severity", "repairedBy", "detail")
