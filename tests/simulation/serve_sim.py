@@ -25,6 +25,7 @@ from unittest import mock
 from msgspec import Struct
 from serve_net import MS, SimLoop, SimNet, SimTransport
 
+from cmd_common.multibook import UnknownBookError
 from cmd_common.orderbook import OrderBook
 from cmd_common.records import (
     BookDelta,
@@ -46,7 +47,7 @@ from cmd_server.client.events import BookChanged, Connected, Disconnected, Lost,
 from cmd_server.limits import Limits
 from cmd_server.messages import Kind
 from cmd_server.server import Server
-from cmd_server.transport import ListenOptions
+from cmd_server.transport import Address, ListenOptions
 
 S = 1_000_000_000
 START = 1_900_000_000 * S
@@ -166,6 +167,7 @@ class Source:
         self.trades: dict[tuple[str, int], Trade] = {}
         self.quotes: dict[str, Quote] = {}
         self.updates = 0
+        self.truth: dict[tuple[str, int], tuple[bytes, bytes]] = {}  # every book by its last id
 
     def restarted(self) -> None:
         """Another process: nothing is subscribed and no book is there."""
@@ -242,6 +244,7 @@ class Source:
         self.updates += 1
         self.epochs[symbol] += 1000
         book.last_id = self.updates
+        self._note(symbol, book)
         out.append(FeedStatus(now, now, "v", symbol, "book", "v-0", "LIVE", ""))
         out.append(
             BookSnapshot(
@@ -255,7 +258,7 @@ class Source:
                 len(book.asks()),
                 book.packed_bids(),
                 book.packed_asks(),
-            )  # fmt: skip
+            )
         )
 
     def _book(self, symbol: str, now: int, out: list[Record], *, losing: bool = True) -> None:
@@ -276,11 +279,15 @@ class Source:
         self.updates += 1
         first, book.last_id = book.last_id + 1, self.updates
         book.apply(bids, asks)
+        self._note(symbol, book)
         out.append(
             BookDelta(
                 now, now, "v", symbol, self.epochs[symbol], book.last_id, first, pack_levels(bids), pack_levels(asks)
             )
         )
+
+    def _note(self, symbol: str, book: OrderBook) -> None:
+        self.truth[symbol, book.last_id] = (book.packed_bids(), book.packed_asks())
 
 
 class Watched:
@@ -315,7 +322,7 @@ class Watched:
         async for items in self.client.items():
             for item in items:
                 self._judge(item)
-            self.client.core.check()
+            self.check()
             if self.plan.pause and not self.hurry:
                 await self.run.clock.sleep(self._rng.randint(0, self.plan.pause))
 
@@ -357,8 +364,20 @@ class Watched:
         self.last[symbol] = n
 
     def check(self) -> None:
-        """After an update: a book that is called LIVE has no level out of place."""
-        self.client.core.check()
+        """At any moment: a book that is called LIVE is the true one as of its last id."""
+        client = self.client
+        client.core.check()
+        if client.core.holes:
+            raise Violation("hole", f"client {self.number}: {client.core.broken or 'a hole that nobody explained'}")
+        for symbol in self.run.source.names:
+            try:
+                book = client.book(f"v:{symbol}", 0)
+            except UnknownBookError:
+                continue
+            if book.state is BookState.LIVE:
+                true = self.run.source.truth.get((symbol, book.last_id))
+                if true != (book.packed_bids(), book.packed_asks()):
+                    raise Violation("book", f"client {self.number}: {symbol} as of {book.last_id} is not the true book")
         task = self._task
         if task is not None and task.done() and not task.cancelled():
             error = task.exception()
@@ -429,7 +448,11 @@ class Run:
     def execute(self) -> Summary:
         """Run to the end; raises Violation."""
         guard = Guard()
-        with guard, mock.patch.object(base, "transport_of", lambda address: self.transport):
+
+        def transport_of(address: Address) -> SimTransport:
+            return self.transport
+
+        with guard, mock.patch.object(base, "transport_of", transport_of):
             asyncio.set_event_loop(None)
             self.loop.run(self._main())
         if guard.broken:
