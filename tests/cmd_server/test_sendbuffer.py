@@ -234,7 +234,6 @@ def test_tiny_buffers_of_real_sockets(family: socket.AddressFamily) -> None:
             theirs, _ = server.accept()
     with ours, theirs:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         ours.setblocking(False)
         rng = random.Random(6)
         writes = [[rng.randbytes(rng.randrange(30_000)) for _ in range(rng.randrange(1, 4))] for _ in range(20)]

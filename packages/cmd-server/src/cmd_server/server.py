@@ -187,7 +187,7 @@ class Server:
         for listener in self.listeners:
             await listener.close()
         for session in list(self.sessions):
-            self.hub.bye(session.client, "shutdown", "the server shuts down")
+            self.hub.dismiss(session.client, "shutdown", "the server shuts down")
             self._serve(session)
         await self._gone(drain)
         for session in list(self.sessions):
@@ -223,7 +223,7 @@ class Server:
         self._strangers[session] = None
         self._serve(session)
         if self._closing:
-            self.hub.bye(client, "shutdown", "the server shuts down")
+            self.hub.dismiss(client, "shutdown", "the server shuts down")
             self._serve(session)
         return session
 
@@ -244,7 +244,7 @@ class Server:
             if not client.logged_in and session.splitter.pending > _STRANGER:
                 raise FrameError(f"more than {_STRANGER} bytes and no login")
         except FrameError as error:
-            self.hub.bye(client, "protocol", str(error))
+            self.hub.dismiss(client, "protocol", str(error))
         except Exception:
             # A defect that one client has found must not become another's.
             _LOG.exception("a request of %s could not be handled", client.name)
@@ -258,7 +258,7 @@ class Server:
         client = session.client
         now = self.now()
         if not session.allowed(now, self._requests):
-            self.hub.bye(client, "limit", f"more than {self._requests} requests a second")
+            self.hub.dismiss(client, "limit", f"more than {self._requests} requests a second")
             return
         self.hub.handle(client, request, now)
         if client.logged_in:
@@ -312,11 +312,11 @@ class Server:
         """Refuse what is no request: one who is logged in may go on, a stranger may not."""
         client = session.client
         if not session.allowed(self.now(), self._requests):
-            self.hub.bye(client, "limit", f"more than {self._requests} requests a second")
+            self.hub.dismiss(client, "limit", f"more than {self._requests} requests a second")
             return
         self.hub.refuse(client, 0, "protocol", error.message, error.hint)
         if not client.logged_in:
-            self.hub.bye(client, "protocol", error.message)
+            self.hub.dismiss(client, "protocol", error.message)
 
     def _wake(self, client: Client) -> None:
         """Serve a client for which something waits: now, or at the end of this turn where it was served already."""

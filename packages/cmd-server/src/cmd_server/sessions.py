@@ -139,6 +139,11 @@ class Sessions(Catalogue):
             client.idle = False
             self._woken.append(client)
 
+    def dismiss(self, client: Client, code: str, text: str) -> None:
+        """Say goodbye on the shell's behalf: ``bye``, and whoever something waits for is woken."""
+        self.bye(client, code, text)
+        self._settle()
+
     def handle(self, client: Client, request: Request, now: int) -> None:
         """Take a client's request; the answer is queued."""
         self.now = now

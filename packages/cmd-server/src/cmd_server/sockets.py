@@ -29,7 +29,8 @@ __all__ = ["Channel", "Handler", "SocketListener", "StreamPort", "shut", "tls_re
 _LOG: Final = logging.getLogger("cmd_server")
 _READ: Final = 64 << 10  # bytes a turn of the loop and a connection, so that none starves the others
 _ACCEPTS: Final = 64  # connections a turn of the loop, likewise
-_LINGER: Final = 3.0  # s from close to the end at the latest
+_DRAIN: Final = 5.0  # s from close until what is unsent must have gone
+_LINGER: Final = 1.0  # s from then on until the other side must have closed
 _REST: Final = 0.1  # s without accepting when the system has no descriptors left
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _shared: Final = memoryview(bytearray(_READ))  # what was read is handled before the next read
@@ -194,7 +195,7 @@ class Channel:
         opened = self._stage == "open"
         self._stage = "closing"
         self.settled()
-        self._timer = self._loop.call_later(_LINGER, self._late)
+        self._timer = self._loop.call_later(_DRAIN, self._late)
         # Never ``lost`` from within the caller.
         if not opened:
             self._watch(read=False, write=False)
@@ -301,6 +302,8 @@ class Channel:
         """Close the sending half; the end comes when the other side has closed too, or by the timer."""
         if self._stage != "closing":
             return
+        self.settled()
+        self._timer = self._loop.call_later(_LINGER, self._late)
         if isinstance(self._sock, ssl.SSLSocket):
             with contextlib.suppress(OSError, ValueError):
                 self._sock.unwrap()  # sends the goodbye of TLS; its answer is not waited for
