@@ -232,6 +232,7 @@ def codec(options: argparse.Namespace, pair: str) -> list[Entry]:
     found = []
     for what, path, peers in (
         ("encode_into", "a trade into a caller's buffer, ns", (("struct", 1 / 1.1), ("msgspec", None))),
+        ("quote_into", "a quote into a caller's buffer, ns", (("struct", 1 / 1.1),)),
         ("encode", "a trade to bytes, ns", (("struct", None), ("msgspec", None), ("sbe", None))),
         ("decode", "a trade from bytes, ns", (("struct", None), ("msgspec", None), ("sbe", None))),
         ("book_encode", "a book of 20 x 20 to bytes, ns", (("struct", None), ("msgspec", None))),

@@ -15,7 +15,7 @@ from typing import Any
 
 from server_work import trades
 
-from cmd_common.records import BookDelta, Trade, pack_levels
+from cmd_common.records import BookDelta, Quote, Trade, pack_levels
 
 COUNT = 200  # records in a turn
 
@@ -44,6 +44,10 @@ def book() -> BookDelta:
     return BookDelta(1_790_000_000_000_000_000, 1_790_000_000_000_000_001, "v", "S", 7, 9, 8, bids, asks, 8)
 
 
+def quote(number: int) -> Quote:
+    return Quote(1_790_000_000_000_000_000, 1_790_000_000_000_000_001, "v", "S", number, 61_837.0, 1.5, 61_837.5, 2.5)
+
+
 def _ours(count: int) -> dict[str, float]:
     from cmd_server import codec
     from cmd_server.messages import Template
@@ -51,6 +55,7 @@ def _ours(count: int) -> dict[str, float]:
     records, delta = plain(COUNT), book()
     buffer = bytearray(4096)
     encode, encode_into, decode = codec.encode, codec.encode_into, codec.decode
+    quotes = [quote(n) for n in range(COUNT)]
     made = [encode(record, 1, 5) for record in records]
     views = [memoryview(frame) for frame in made]
     page = encode(delta, 1, 5)
@@ -58,6 +63,10 @@ def _ours(count: int) -> dict[str, float]:
 
     def into() -> None:
         for record in records:
+            encode_into(record, buffer, 0, 1, 5, 0, 0, 0)
+
+    def quoted() -> None:
+        for record in quotes:
             encode_into(record, buffer, 0, 1, 5, 0, 0, 0)
 
     def all_() -> None:
@@ -68,24 +77,29 @@ def _ours(count: int) -> dict[str, float]:
         for frame in views:
             decode(frame, "binance-spot", "BTCUSDT")
 
-    many = views * 50
+    many = b"".join(made * 50)
     result = {
         "encode_into": measure(into, count, COUNT),
+        "quote_into": measure(quoted, count, COUNT),
         "encode": measure(all_, count, COUNT),
         "decode": measure(back, count, COUNT),
         "book_encode": measure(lambda: encode(delta, 1, 5), count // 4, 1),
         "book_decode": measure(lambda: decode(view, "v", "S"), count // 4, 1),
         "book_decode_views": measure(lambda: decode(view, "v", "S", copy=False), count // 4, 1),
-        "columns": measure(lambda: codec.columns(many, Template.TRADE), count, len(many)),
+        "columns_of_list": measure(lambda: codec.columns(views * 50, Template.TRADE), count, COUNT * 50),
+        "columns": measure(lambda: codec.columns(many, Template.TRADE), count, COUNT * 50),
     }
     assert [decode(frame, "binance-spot", "BTCUSDT") for frame in views] == records
     assert decode(view, "v", "S") == delta
+    assert codec.decode(buffer[: encode_into(quotes[3], buffer, 0, 1, 5, 0, 0, 0)], "v", "S") == quotes[3]
     columns = codec.columns(many, Template.TRADE)
     assert columns["price"].tolist() == [record.price for record in records] * 50
     return result
 
 
-TRADE = struct.Struct("<IHHHHHQqqIHBBddqBBH")  # prefix written as integers: what a hand-written program would do
+# The first fourteen bytes of a frame are constant per template and length, as a hand-written program would have them.
+TRADE = struct.Struct("<14sQqqIHBBddqBBH")
+QUOTE = struct.Struct("<14sQqqIHBBqdddd")
 BOOK = struct.Struct("<IHHHHHQqqIHBBqqqII")
 GROUP = struct.Struct("<II")
 SIDE = {"buy": 1, "sell": 2, "unknown": 0}
@@ -95,28 +109,36 @@ SIDES = ("unknown", "buy", "sell")
 def _struct(count: int) -> dict[str, float]:
     records, delta = plain(COUNT), book()
     buffer = bytearray(4096)
-    pack_into, pack, unpack = TRADE.pack_into, TRADE.pack, TRADE.unpack_from
+    pack_into, pack, unpack, quote_into = TRADE.pack_into, TRADE.pack, TRADE.unpack_from, QUOTE.pack_into
+    prefix, quotes = bytes(14), [quote(n) for n in range(COUNT)]
 
     def into() -> None:
         for r in records:
             pack_into(
-                buffer, 0, 74, 0x50EB, 58, 2, 7100, 1, 5, r.ts_event, r.ts_recv, 1, 0, r.flags, 0, r.price, r.quantity,
+                buffer, 0, prefix, 5, r.ts_event, r.ts_recv, 1, 0, r.flags, 0, r.price, r.quantity,
                 r.trade_seq, SIDE[r.side], 1, 0,
             )  # fmt: skip
 
     def all_() -> None:
         for r in records:
             pack(
-                74, 0x50EB, 58, 2, 7100, 1, 5, r.ts_event, r.ts_recv, 1, 0, r.flags, 0, r.price, r.quantity,
+                prefix, 5, r.ts_event, r.ts_recv, 1, 0, r.flags, 0, r.price, r.quantity,
                 r.trade_seq, SIDE[r.side], 1, 0,
             )  # fmt: skip
 
-    frame = pack(74, 0x50EB, 58, 2, 7100, 1, 5, 1, 2, 1, 0, 0, 0, 3.0, 4.0, 17, 1, 1, 0)
+    frame = pack(prefix, 5, 1, 2, 1, 0, 0, 0, 3.0, 4.0, 17, 1, 1, 0)
 
     def back() -> None:
         for _ in range(COUNT):
             v = unpack(frame)
-            Trade(v[7], v[8], "binance-spot", "BTCUSDT", str(v[15]), v[15], v[13], v[14], SIDES[v[16]], v[11])
+            Trade(v[2], v[3], "binance-spot", "BTCUSDT", str(v[10]), v[10], v[8], v[9], SIDES[v[11]], v[6])
+
+    def quoted() -> None:
+        for r in quotes:
+            quote_into(
+                buffer, 0, prefix, 5, r.ts_event, r.ts_recv, 1, 0, r.flags, 0, r.seq, r.bid_price, r.bid_quantity,
+                r.ask_price, r.ask_quantity,
+            )  # fmt: skip
 
     def page() -> bytes:
         bids, asks = delta.bids, delta.asks
@@ -137,8 +159,11 @@ def _struct(count: int) -> dict[str, float]:
         )
 
     assert unpage() == delta
+    into()
+    assert TRADE.unpack_from(buffer)[8:11] == (records[-1].price, records[-1].quantity, records[-1].trade_seq)
     return {
         "encode_into": measure(into, count, COUNT),
+        "quote_into": measure(quoted, count, COUNT),
         "encode": measure(all_, count, COUNT),
         "decode": measure(back, count, COUNT),
         "book_encode": measure(page, count // 4, 1),

@@ -342,7 +342,8 @@ def encode_into(
     """
     # fmt: off
     try:
-        if isinstance(record, Trade):  # in line: a call would cost a quarter of what the bare pack_into costs
+        # In line: a call would cost a quarter of what the bare pack_into costs; so would isinstance that says no.
+        if type(record) is Trade:
             number = record.trade_seq
             if number is not None and record.trade_id == f"{number}":
                 _trade_at(
@@ -351,7 +352,7 @@ def encode_into(
                     record.price, record.quantity, number, _SIDE[record.side], 1, 0,
                 )
                 return offset + _TRADE_SIZE
-        elif isinstance(record, Quote):
+        elif type(record) is Quote:
             _quote_at(
                 buffer, offset,
                 _QUOTE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
