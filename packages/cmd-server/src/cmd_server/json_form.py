@@ -63,8 +63,11 @@ def record(message: Record, common: Head) -> str:
         fields["bids"] = list(levels(message.bids))
         fields["asks"] = list(levels(message.asks))
     elif isinstance(message, AggregatedBook):
-        fields["bids"] = list(venue_levels(message.bids))
-        fields["asks"] = list(venue_levels(message.asks))
+        try:
+            fields["bids"] = list(venue_levels(message.bids))
+            fields["asks"] = list(venue_levels(message.asks))
+        except (ValueError, OverflowError):
+            raise WireError("a level's venue is no index") from None
     fields["flags"] = common.flags
     fields["book_state"] = _BOOK_STATES.get(common.state, "NONE")
     return _encode(fields).decode()
