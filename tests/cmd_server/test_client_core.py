@@ -12,7 +12,8 @@ from cmd_common.errors import UnknownNameError, UsageError
 from cmd_common.records import BookDelta, InstrumentRecord, Trade
 from cmd_common.sequence import BookState
 from cmd_server import codec
-from cmd_server.client.core import ClientCore, ClientOptions, policy_of
+from cmd_server.client.asking import policy_of
+from cmd_server.client.core import ClientCore, ClientOptions
 from cmd_server.client.events import BookChanged, Connected, Disconnected, Lost, Message, Subscribed
 from cmd_server.errors import FrameError, RefusedError
 from cmd_server.framing import Splitter

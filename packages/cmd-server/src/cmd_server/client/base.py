@@ -18,7 +18,8 @@ from cmd_server.errors import ConnectionBrokenError, RefusedError
 from cmd_server.messages import Ack, Policy, Reject
 from cmd_server.transport import Address, LinkOptions, Transport, transport_of
 
-from .core import ClientCore, ClientOptions, policy_of, unreachable
+from .asking import policy_of, unreachable
+from .core import ClientCore, ClientOptions
 from .events import Event, Item, Message
 
 __all__ = ["BaseClient", "ClientCounters", "OnEvent", "OnRecord"]

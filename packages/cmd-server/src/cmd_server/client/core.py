@@ -20,7 +20,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from cmd_common.errors import CmdError, UnknownNameError, UsageError
+from cmd_common.errors import CmdError, UsageError
 from cmd_common.records import (
     AggregatedBook,
     BookDelta,
@@ -31,11 +31,9 @@ from cmd_common.records import (
     Record,
     full_name,
 )
-from cmd_common.symbols import nearest
 from cmd_server import codec
-from cmd_server.errors import ConnectionBrokenError, FrameError, RefusedError, WireError
+from cmd_server.errors import FrameError, RefusedError, WireError
 from cmd_server.formats import TEMPLATE_AT
-from cmd_server.framing import split
 from cmd_server.messages import (
     CONFLATED,
     KIND_OF,
@@ -58,20 +56,20 @@ from cmd_server.messages import (
 )
 from cmd_server.topics import Topic
 
+from .asking import asks
 from .books import LocalBook, LocalBooks, Stream
 from .events import Connected, Disconnected, Item, Lost, Message, Subscribed, stream_view
+from .inbox import Inbox
 
-__all__ = ["ClientCore", "ClientOptions", "policy_of", "unreachable"]
+__all__ = ["ClientCore", "ClientOptions"]
 
 SECOND: Final = 1_000_000_000
-RECEIVE: Final = 256 << 10  # bytes that are read at once
 _KIND: Final = {int(template): int(kind) for template, kind in KIND_OF.items()}
 _SERVICE: Final = frozenset(
     int(t)
     for t in (Template.HELLO, Template.ACK, Template.REJECT, Template.STREAM_GAP, Template.HEARTBEAT, Template.BYE)
 )
 _COME_BACK: Final = frozenset(("slow", "shutdown", "limit", "idle"))  # goodbyes after which it is worth to try again
-_POLICIES: Final = {"conflate": Policy.CONFLATE, "drop-oldest": Policy.DROP_OLDEST, "disconnect": Policy.DISCONNECT}
 
 
 class ClientOptions(Struct, frozen=True):
@@ -111,8 +109,7 @@ class ClientCore:
         self.connects = 0  # connections that were let in
         self._streams: dict[tuple[int, int, int], Stream] = {}
         self._names: dict[int, tuple[str, str]] = {}
-        self._room(RECEIVE)
-        self._end = 0  # bytes of an unfinished message at the buffer's beginning
+        self._inbox = Inbox(options.max_message)
         self._out: list[bytes] = []
         self._requests: dict[int, tuple[str, ...]] = {}  # subscriptions that were not answered yet
         self._answers: dict[int, Ack | Reject] = {}
@@ -133,7 +130,7 @@ class ClientCore:
 
     def connected(self, now: int, address: str) -> None:
         """Say that a connection is open: nothing is known of it yet."""
-        self._end = 0
+        self._inbox.clear()
         self._out.clear()
         self._address = address
         self.broken = ""
@@ -251,7 +248,7 @@ class ClientCore:
         """Mark the streams that no topic asks for any more."""
         topics = [Topic(text) for text in self.topics]
         for key, stream in self._streams.items():
-            if not stream.retired and not any(_asks(topic, key, stream) for topic in topics):
+            if not stream.retired and not any(asks(topic, key, stream) for topic in topics):
                 stream.retired = True
                 if stream.book is not None:
                     stream.book.lose("unsubscribed", [])
@@ -269,25 +266,12 @@ class ClientCore:
     @property
     def space(self) -> memoryview:
         """Where the next bytes are to be written; never empty. Say with ``received`` how many there were."""
-        return self._view[self._end :]
+        return self._inbox.space
 
     def received(self, size: int, now: int) -> list[Item]:
         """Take ``size`` bytes that were written to ``space``; raises FrameError: nothing after it can be read."""
         self._heard = now
-        view = self._view
-        end = self._end + size
-        found, used = split(self._buffer, end, self.options.max_message)
-        items = self.take([view[start:stop] for start, stop in found])
-        rest = self._end = end - used
-        if rest:
-            if used:
-                view[:rest] = view[used:end]
-            elif rest == len(view):
-                self._room(2 * rest)  # one message longer than the buffer, at most ``max_message``
-                self._view[:rest] = view
-        elif len(view) > RECEIVE:
-            self._room(RECEIVE)
-        return items
+        return self.take(self._inbox.frames(size))
 
     def receive(self, data: bytes | bytearray | memoryview, now: int) -> list[Item]:
         """Take bytes as they came, like ``received``."""
@@ -300,10 +284,6 @@ class ClientCore:
             left = left[size:]
             items += self.received(size, now)
         return items
-
-    def _room(self, size: int) -> None:
-        self._buffer = bytearray(size)
-        self._view = memoryview(self._buffer)
 
     def take(self, frames: Iterable[bytes | memoryview]) -> list[Item]:
         """Take whole frames; what comes behind a break (``broken``) is not looked at."""
@@ -537,26 +517,3 @@ class ClientCore:
 
 
 _PLAIN: Final = frozenset((int(Template.TRADE), int(Template.AGG_TRADE), int(Template.CANDLE), int(Template.GAP)))
-
-
-def policy_of(policy: Policy | str) -> Policy:
-    """Return a policy by its name: conflate, drop-oldest or disconnect; raises UsageError."""
-    if isinstance(policy, Policy):
-        return policy
-    if policy not in _POLICIES:
-        close = nearest(policy, _POLICIES)
-        raise UnknownNameError("policy", policy, close, hint="" if close else f"it is one of {', '.join(_POLICIES)}")
-    return _POLICIES[policy]
-
-
-def _asks(topic: Topic, key: tuple[int, int, int], stream: Stream) -> bool:
-    """Whether a topic asks for a stream; states and gaps come with any topic on their instrument, or its venue."""
-    _, kind, view = key
-    if kind in (Kind.STATUS, Kind.GAPS):
-        return not stream.symbol or topic.matches(stream.venue, stream.symbol)
-    return topic.kind == kind and topic.view == view and topic.matches(stream.venue, stream.symbol)
-
-
-def unreachable(address: str, error: CmdError) -> ConnectionBrokenError:
-    """The error of an address at which no server could be reached, and what to do."""
-    return ConnectionBrokenError(f"no server at {address}: {error.message}", hint=error.hint or "is it running there?")
