@@ -76,15 +76,15 @@ class MulticastTransport:
         carried = Group(_topics(address))
         if not carried.fits:
             raise UsageError("the topics of a multicast group must fit into one datagram", hint="use wildcards")
+        interface, ttl = _interface(address), _ttl(address)
         interval = address.number("heartbeat", 1000, 10, 60_000) / 1000
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _ttl(address))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
             if options.send_buffer:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
-            interface = _interface(address)
             if interface is not None:
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
             sock.connect((group, port))
