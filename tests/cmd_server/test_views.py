@@ -109,11 +109,25 @@ def test_a_view_that_nobody_reads_stands_still_and_goes_on_without_a_false_seque
     again = Reader(hub)
     again.resume(first, "book@2 v:A")
     again.drain()
+    assert again.book(view=2).bids() == [(99.0, 1.0), (98.0, 29.0)]
     publish(hub, delta(30, [(98.5, 1.0)]))
     again.drain()
     again.check_complete()
     assert [g.reason for g in again.gaps] == ["resume"]
     assert again.book(view=2).bids() == [(99.0, 1.0), (98.5, 1.0)]
+
+
+def test_a_new_epoch_of_a_live_book_is_a_snapshot_for_readers_of_its_top_too() -> None:
+    hub = world()
+    reader = Reader(hub)
+    reader.subscribe("book@1 v:A", "book v:A")
+    publish(hub, snapshot(1))
+    reader.drain()
+    publish(hub, snapshot(5, [(98.0, 1.0)], epoch=5), delta(6, [(98.5, 1.0)], epoch=5))
+    reader.drain()
+    assert [s.epoch for s in records(reader, BookSnapshot)] == [1, 1, 5, 5]
+    assert reader.book(view=1).bids() == [(98.5, 1.0)]
+    assert same(reader.book(), hub.books["v:A"])
 
 
 # -- candles

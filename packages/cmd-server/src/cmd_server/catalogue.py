@@ -130,8 +130,6 @@ class Catalogue:
 
     def _revive(self, stream: Stream) -> None:
         """Bring a derived stream up to date that nobody has read for long."""
-        if stream.seq:
-            stream.seq += 1  # whatever a former reader has, something is missing
         entry = stream.entry
         if stream in entry.views:
             entry.views[stream].restart()
