@@ -65,6 +65,8 @@ __all__ = ["ClientCore", "ClientOptions"]
 
 SECOND: Final = 1_000_000_000
 _KIND: Final = {int(template): int(kind) for template, kind in KIND_OF.items()}
+_STATES: Final = frozenset((Kind.BOOK, Kind.QUOTES, Kind.AGGREGATE))  # one message can stand for all before it
+_STANDING: Final = frozenset((Template.QUOTE, Template.AGGREGATED_BOOK))  # every message does
 _SERVICE: Final = frozenset(
     int(t)
     for t in (Template.HELLO, Template.ACK, Template.REJECT, Template.STREAM_GAP, Template.HEARTBEAT, Template.BYE)
@@ -241,8 +243,15 @@ class ClientCore:
         return bool(self._answers)
 
     def positions(self) -> tuple[Position, ...]:
-        """The last sequence of every stream of the server's epoch."""
-        return tuple(Position(*key, stream.seq) for key, stream in self._streams.items() if not stream.retired)
+        """The last sequence of every stream of the server's epoch, from which it can go on.
+
+        Not of one that still waits for what stands for its lost messages: it begins anew, with just that.
+        """
+        return tuple(
+            Position(*key, stream.seq)
+            for key, stream in self._streams.items()
+            if not (stream.retired or (stream.gapped and key[1] in _STATES))
+        )
 
     def _retire(self) -> None:
         """Mark the streams that no topic asks for any more."""
@@ -338,6 +347,8 @@ class ClientCore:
         if seq > last:
             # A conflated message and a snapshot stand for what was before them.
             if head.flags & CONFLATED or template == Template.BOOK_SNAPSHOT or stream.retired:
+                return True
+            if stream.gapped and template in _STANDING:
                 return True
             self._break(f"messages {last + 1} to {seq - 1} of {stream.venue}:{stream.symbol} did not come")
             return False
