@@ -145,6 +145,19 @@ def test_answers_that_are_not_read_are_bounded() -> None:
     assert len(of(reader, Heartbeat)) <= 6
 
 
+def test_asking_again_and_again_without_reading_is_bounded() -> None:
+    hub = world(queue=50, queue_max=50, answers=10**6)
+    publish(hub, *[quote(1, symbol=f"S{n}") for n in range(40)])
+    reader = Reader(hub)
+    for n in range(20):
+        reader.subscribe("quotes *")
+        hub.handle(reader.client, Unsubscribe(n, ("quotes *",)), T0)
+    assert reader.client.closing
+    reader.drain()
+    assert reader.bye is not None
+    assert reader.bye.code == "limit"
+
+
 def test_time_limits_and_heartbeats() -> None:
     hub = world(login=10 * S, idle=60 * S, heartbeat=5 * S)
     silent, good = Reader(hub, login=False), Reader(hub)

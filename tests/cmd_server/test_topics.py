@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from cmd_common.errors import UnknownNameError, UsageError
@@ -66,8 +64,7 @@ def test_a_misspelt_kind_is_told_the_nearest() -> None:
         Topic("trade *")
 
 
-def test_a_hostile_pattern_takes_no_time() -> None:
-    began = time.process_time()
-    topic = Topic("trades " + "*a" * 16)
+def test_a_hostile_pattern_comes_to_an_end() -> None:
+    topic = Topic("trades " + "*a" * 16)  # with a matcher that tries every split this takes for ever
     assert not topic.matches("v", "a" * 2000 + "b")
-    assert time.process_time() - began < 5
+    assert topic.matches("v", "b" + "a" * 2000)

@@ -206,8 +206,9 @@ class Sessions(Catalogue):
         limits = self.limits
         if request.queue < 0 or request.policy not in Policy:
             raise UsageError(f"policy {request.policy} with a queue of {request.queue} is none")
-        if client.answering > limits.answers:
-            self.bye(client, "limit", f"{client.answering} answers wait; read them before asking more")
+        if client.answering > limits.answers or client.replaying > limits.queue_max:
+            waiting = client.answering + client.replaying
+            self.bye(client, "limit", f"{waiting} answers and old messages wait; read them before asking more")
             return
         topics = [Topic(text) for text in dict.fromkeys(request.topics)]
         new = [topic for topic in topics if topic.text not in client.topics]
