@@ -154,6 +154,17 @@ def test_the_text_of_a_frame_is_made_once_for_all_and_the_memory_for_it_is_bound
     assert texts.of(frames[0]) == first
 
 
+def test_long_texts_are_bounded_by_their_bytes() -> None:
+    class Long(Texts):
+        def _make(self, frame: bytes) -> bytes:
+            return bytes(1 << 20)
+
+    texts = Long(lambda _: ("", ""))
+    for n in range(100):
+        texts.of(codec.encode(trade(n), 3, n))
+        assert len(texts._new) + len(texts._old) <= 2 * 17
+
+
 def test_a_token_is_taken_from_the_header_or_from_login() -> None:
     async def main() -> None:
         async with Server(token="secret") as server:

@@ -30,7 +30,7 @@ def test_the_server_s_endpoint_conforms() -> None:
         listener = await ECHO.listen(Address.parse("ws:127.0.0.1:0"), NoServer(), options)
         try:
             url = f"ws://{listener.address.target}/"
-            results: list[Any] = await kosoku.run_fuzzingclient(url, None, EXCLUDED, 4)
+            results: list[Any] = await kosoku.run_fuzzingclient(url, None, EXCLUDED, 8)
         except kosoku.FailureError as failure:
             results = failure.results
         finally:
@@ -50,8 +50,13 @@ def test_the_client_s_link_conforms() -> None:
                 return list(await talk(f"ws://{place}{path}", inner, echo=echo))
 
             count = int((await one("/getCaseCount", echo=False))[0].data)
-            for case in range(1, count + 1):
-                await one(f"/runCase?case={case}&agent=cmd-server")
+            places = asyncio.Semaphore(8)
+
+            async def case(number: int) -> None:
+                async with places:
+                    await one(f"/runCase?case={number}&agent=cmd-server")
+
+            await asyncio.gather(*map(case, range(1, count + 1)))
             await one("/updateReports?agent=cmd-server", echo=False)
             try:
                 results: list[Any] = await server.get_result()

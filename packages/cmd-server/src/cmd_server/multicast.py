@@ -4,8 +4,8 @@
     client: multicast:239.1.2.3:9997?interface=127.0.0.1&recovery=tcp:127.0.0.1:9999
 
 The server's side is a client of the hub with fixed topics; what the hub gives it is packed into datagrams (see
-``cmd_server.datagrams``). Snapshots are not sent: a book begins over the recovery connection. Once a second, and where
-nothing else is to be said, a heartbeat names the next packet, the topics, and the instruments in turn.
+``cmd_server.datagrams``). Snapshots are not sent: a book begins over the recovery connection. At least once a
+second a heartbeat names the next packet, the topics, and the instruments in turn.
 
 The client's side joins the group, speaks to the server over ``recovery`` as any client, and merges the two
 (``cmd_server.merger``), so that what it hands on is one stream of frames with every message once.
@@ -77,7 +77,7 @@ class MulticastTransport:
         if not carried.fits:
             raise UsageError("the topics of a multicast group must fit into one datagram", hint="use wildcards")
         interface, ttl = _interface(address), _ttl(address)
-        interval = address.number("heartbeat", 1000, 10, 60_000) / 1000
+        interval = address.number("heartbeat", 1000, 10, 1000) / 1000
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
@@ -200,7 +200,8 @@ class MulticastListener:
         self.sender = sender
 
     async def close(self) -> None:
-        """Do nothing: there is nobody to accept; the server closes the sender as it closes every port."""
+        """Tell the group that nothing follows, and stop sending."""
+        self.sender.close("shutdown")
 
 
 class _Sender:

@@ -42,6 +42,7 @@ _KEYS: Final = {
 }
 _TEMPLATE: Final = struct.Struct("<8xH28xI")  # of a frame: template, instrument
 _GENERATION: Final = 4096  # texts that are kept for other readers
+_GENERATION_BYTES: Final = 16 << 20
 _RECEIVE: Final = 256 << 10
 
 
@@ -52,6 +53,7 @@ class Texts:
         self._names = names
         self._new: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}
+        self._bytes = 0  # of the texts in the newer generation
 
     def of(self, frame: bytes) -> bytes:
         """Return a frame as a text message. The bytes of a frame keep their hash, so that a hit costs little."""
@@ -60,9 +62,10 @@ class Texts:
             text = self._old.get(frame)
             if text is None:
                 text = self._make(frame)
-            if len(self._new) >= _GENERATION:
-                self._old, self._new = self._new, {}
+            if len(self._new) >= _GENERATION or self._bytes >= _GENERATION_BYTES:
+                self._old, self._new, self._bytes = self._new, {}, 0
             self._new[frame] = text
+            self._bytes += len(text)
         return text
 
     def _make(self, frame: bytes) -> bytes:

@@ -39,6 +39,7 @@ __all__ = [
 SBE_PROTOCOL: Final = "cmd.sbe"
 JSON_PROTOCOL: Final = "cmd.json"
 _LOGGER: Final = logging.getLogger("cmd_server.websocket")
+_LOGGER.setLevel(logging.WARNING)  # the package tells of every connection
 
 _TEXT: Final = 1
 _BINARY: Final = 2
