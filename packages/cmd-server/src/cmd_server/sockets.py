@@ -33,6 +33,7 @@ _DRAIN: Final = 5.0  # s from close until what is unsent must have gone
 _LINGER: Final = 1.0  # s from then on until the other side must have closed
 _REST: Final = 0.1  # s without accepting when the system has no descriptors left
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_NOTSENT: Final = 256 << 10  # bytes of a TCP connection that the system takes before it can send them
 _shared: Final = memoryview(bytearray(_READ))  # what was read is handled before the next read
 
 
@@ -457,6 +458,8 @@ class SocketListener:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            # What the system has not sent yet is old when it arrives: it belongs in the hub's queue, with its policy.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT)
         if options.send_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
         channel = Channel(self._loop, sock, low_water=options.low_water, tls=self._tls)
