@@ -88,7 +88,7 @@ BAD = [
     ([*SERVE, "--listen", "tpc:127.0.0.1:0"], "unknown transport 'tpc'; did you mean tcp?"),
     ([*SERVE, "--listen", "tcp:127.0.0.1:0?tls_crt=x"], "unknown option of tcp addresses 'tls_crt'; did you mean tls_cert or tls?"),
     ([*SERVE, "--listen", "tcp:127.0.0.1"], "'tcp:127.0.0.1' is no address; write it as tcp:HOST:PORT, such as tcp:127.0.0.1:9999"),
-    ([*SERVE, "--listen", "tcp:0.0.0.0:0"], "tcp:0.0.0.0:0 can be reached from other machines, so clients must show a token and there is none; set CMD_TOKEN or give a token file, or listen at 127.0.0.1 or a Unix socket"),
+    ([*SERVE, "--listen", "tcp:0.0.0.0:0"], "tcp:0.0.0.0:0 can be reached from other machines, so clients must show a token and there is none; give one by CMD_TOKEN or a token file, or listen at 127.0.0.1 or a Unix socket; this makes one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"),
     ([*SERVE, "--metrics", "9100"], "address '9100' is not HOST:PORT; for example 127.0.0.1:9001; port 0 is any free one"),
     ([*SERVE, "--metrics", "0.0.0.0:0"], "metrics at 0.0.0.0:0 can be read from elsewhere, and there is no token; give --token-file, or an address such as 127.0.0.1:9100"),
     ([*SERVE, "--start", "2025-01-01"], "--start is for history; add --from-store KIND:PATH"),

@@ -222,13 +222,15 @@ def test_history_alone_at_a_speed_until_its_end(store: list[int]) -> None:
     assert server.summary["history"]["records"] >= len(store)
 
 
-def test_a_signal_says_goodbye_and_leaves_nothing(endpoint: str) -> None:
+def test_a_signal_says_goodbye_and_leaves_nothing(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMD_FAST", "0")  # asyncio's own loop
     args = [*TRADES, "--listen", "unix:m.sock", "--endpoint", endpoint]
     with serving(*args) as server, connect("unix:m.sock", topics="trades *", attempts=1) as client:
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(ConnectionBrokenError):
             collect(client, lambda messages: False)
         assert client.core.bye == Bye("shutdown", "the server shuts down")
+        server.process.wait(TIMEOUT)
     assert not Path("m.sock").exists()
     assert server.summary["byes"] == {"shutdown": 1}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -177,3 +179,12 @@ def test_every_number_is_there_and_of_this_moment() -> None:
         assert found["cmd_client_dropped_total", *label] == clients[0].counters.dropped > 0
         assert found["cmd_client_sent_total", *label] == clients[0].counters.sent > 0
     assert any(name[0].startswith("process_") for name in found)
+
+
+def test_the_documentation_names_every_number() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "server.md").read_text()
+    words = set(re.findall(r"`(\w+)`", text))
+    collector = HubCollector(Hub(epoch=1, now=S, wake=lambda client: None), FeedMeter(), {})
+    for family in collector.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        assert name in words or name.removeprefix("cmd_client") in words, name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -153,4 +154,32 @@ async def test_a_store_that_fails_says_so_and_is_closed() -> None:
     store = Broken()
     with pytest.raises(StoreError, match="gone"):
         await Played(store).player.play(join=True, instruments=False)
+    assert store.closed
+
+
+async def test_a_reader_is_not_closed_while_it_reads() -> None:
+    reading, go = threading.Event(), threading.Event()
+
+    class Slow(Store):
+        inside = False
+
+        def next(self) -> list[Record]:
+            self.inside = True
+            reading.set()
+            go.wait(60)
+            self.inside = False
+            return [trade(1)]
+
+        def close(self) -> None:
+            assert not self.inside
+            super().close()
+
+    store = Slow()
+    task = asyncio.create_task(Played(store).player.play(join=False, instruments=False))
+    await asyncio.to_thread(reading.wait, 60)
+    task.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert store.closed

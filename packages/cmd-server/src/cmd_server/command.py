@@ -254,7 +254,7 @@ class _Serving:
     def _result(self) -> Result:
         hub, meter = self.server.hub, self.meter
         states = Counter(book.state.value for book in self.books.values())
-        gaps = meter.gaps.total()
+        gaps = len(meter.open_gaps)
         summary: dict[str, Any] = {
             "records": hub.counters.records,
             "clients": hub.counters.clients,

@@ -66,12 +66,12 @@ class Player:
         """
         reading = self._reading
         try:
-            if instruments and (known := await asyncio.to_thread(reading.instruments)):
+            if instruments and (known := await _in_thread(reading.instruments)):
                 self._publish(known, 0)
-            await self._give(await asyncio.to_thread(reading.book_at_start))
+            await self._give(await _in_thread(reading.book_at_start))
             progress = self._clock.monotonic()
             while True:
-                rows = await asyncio.to_thread(reading.next)
+                rows = await _in_thread(reading.next)
                 if rows:
                     if await self._give(rows):
                         progress = self._clock.monotonic()
@@ -82,7 +82,7 @@ class Player:
                     break
                 await self._clock.sleep(_AGAIN)
         finally:
-            await asyncio.to_thread(reading.close)
+            reading.close()
         self._publish(self.seam.join(live_book), 0)
 
     async def _give(self, rows: Sequence[Record]) -> int:
@@ -128,3 +128,15 @@ class Player:
             self._origin = moment, now + _LONGEST
             left = _LONGEST
         return left
+
+
+async def _in_thread(call: Callable[[], list[Record]]) -> list[Record]:
+    """Call it in a thread; where this is cancelled the call is waited for, for a reader has one user at a time."""
+    work = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # nobody is left to be told
+        raise
