@@ -57,7 +57,7 @@ class Group:
         return [self._packer.heartbeat(frames, now, end=end)]
 
     def _frame(self, frame: bytes) -> bytes:
-        template, seq, instrument, view = _HEAD.unpack_from(frame)
+        template, seq, instrument, view = _HEAD.unpack_from(frame)  # the hub's own: they are whole
         kind = KIND_OF.get(template)
         if template == Template.INSTRUMENT:
             self._instruments[instrument] = frame

@@ -85,6 +85,7 @@ class Merger:
         self.foreign = 0  # packets of another epoch than the connection's
         self.positions: dict[StreamKey, int] = {}
         self._group: frozenset[str] | None = None  # topics that the group carries, None: not said yet
+        self._carried: list[Topic] = []  # those of them that can be read
         self._topics: dict[str, Topic] = {}  # of the client
         self._covered: tuple[str, ...] = ()
         self._terms = (Policy.DROP_OLDEST, 0)
@@ -150,6 +151,9 @@ class Merger:
         """Take whole frames that the connection brought."""
         for view in frames:
             frame = bytes(view)
+            if len(frame) < _HEAD.size:
+                self._out.append(frame)  # of a version to come: the client knows what to do with it
+                continue
             template, seq, instrument, stream_view, flags = _HEAD.unpack_from(frame)
             kind = KIND_OF.get(template)
             if kind is None or seq == 0:
@@ -206,10 +210,9 @@ class Merger:
             self._asked = True
             self._send(Subscribe(self._next(), ("instruments *",), message.policy, message.queue))
         for text in message.topics:
-            try:
-                self._topics[text] = Topic(text)
-            except CmdError:
-                continue  # the server will say so
+            topic = _topic(text)
+            if topic is not None:  # else the server will say so
+                self._topics[text] = topic
         if isinstance(message, Resume):
             for position in message.positions:
                 self.positions[StreamKey(*position[:3])] = position.seq
@@ -244,11 +247,10 @@ class Merger:
         if topic.kind is Kind.NONE:
             return False
         literal = not set(venue + symbol) & set("*?[") and (bool(venue) or topic.kind is Kind.AGGREGATE)
-        for text in self._group:
-            other = Topic(text)
+        for other in self._carried:
             if (other.kind, other.view) != (topic.kind, topic.view):
                 continue
-            if text.split()[1] in ("*", "*:*") or (literal and other.matches(venue, symbol)):
+            if other.text.split()[1] in ("*", "*:*") or (literal and other.matches(venue, symbol)):
                 return True
         return False
 
@@ -345,6 +347,8 @@ class Merger:
         found, _ = split(body, len(body))
         for start, stop in found:
             frame = body[start:stop]
+            if len(frame) < _HEAD.size:
+                continue
             template = codec.head(frame).template
             if template == Template.INSTRUMENT:
                 self._instrument(frame)
@@ -354,6 +358,7 @@ class Merger:
                 topics = frozenset(message.topics)
                 if topics != self._group:
                     self._group = topics
+                    self._carried = [topic for topic in map(_topic, sorted(topics)) if topic is not None]
                     self._cover()
 
     def _grouped(self, frames: list[bytes], now: int) -> None:
@@ -365,6 +370,8 @@ class Merger:
             if self.state is not State.ATTACHED:
                 self._recover(now)
         for frame in frames:
+            if len(frame) < _HEAD.size:
+                continue
             template, seq, instrument, view, flags = _HEAD.unpack_from(frame)
             if template == Template.INSTRUMENT:
                 self._instrument(frame)
@@ -490,3 +497,10 @@ class Merger:
 
     def _send(self, message: Ping | Subscribe | Unsubscribe | Resume) -> None:
         self._requests.append(codec.encode_request(message))
+
+
+def _topic(text: str) -> Topic | None:
+    try:
+        return Topic(text)
+    except CmdError:
+        return None

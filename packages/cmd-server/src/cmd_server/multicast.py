@@ -342,7 +342,7 @@ class MulticastLink:
         self._room.set()
         self._to_send = asyncio.Event()
         self._outgoing: deque[bytes] = deque()
-        self._error: CmdError | None = None
+        self._error: Exception | None = None
         self._ended = False
         self._reading = False
         self._timer: asyncio.TimerHandle | None = None
@@ -393,7 +393,7 @@ class MulticastLink:
     def _now(self) -> int:
         return int(self._loop.time() * 1e9)
 
-    def _end(self, error: CmdError | None) -> None:
+    def _end(self, error: Exception | None) -> None:
         if self._ended:
             return
         self._ended = True
@@ -461,7 +461,7 @@ class MulticastLink:
 
     async def _receive(self) -> None:
         buffer = memoryview(bytearray(_RECEIVE))
-        error: CmdError | None = None
+        error: Exception | None = None
         try:
             while True:
                 await self._room.wait()
@@ -470,8 +470,8 @@ class MulticastLink:
                     break
                 self.merger.frames(self._splitter.feed(bytes(buffer[:size])), self._now())
                 self._collect()
-        except CmdError as caught:
-            error = caught
+        except Exception as caught:
+            error = caught  # raised where the client receives
         finally:
             self._end(error)
 
