@@ -311,3 +311,124 @@ def test_every_trade_once_and_in_order_or_a_gap(
             for n in range(gap.first_id, gap.last_id + 1)
         }
         assert told == missing
+
+
+class BookWorld:
+    """A venue with one book, recorded by another process (its own epoch) or by this one, and heard live from some moment on."""
+
+    def __init__(self, limit: int, own: bool, recorded: bool, delay: int) -> None:
+        self.seam = Seam(limit)
+        self.own, self.recorded, self.delay = own, recorded, delay
+        self.levels: dict[float, float] = {1.0: 1.0}
+        self.seq = 1
+        self.all: list[Record] = [self.snap(1)]  # what recorders write, in order
+        self.store: list[Record] = []
+        self.read = 0
+        self.epoch = 0  # of the live book; 0: nobody listens
+        self.replica = BookReplica("v", "A")
+
+    def snap(self, epoch: int) -> BookSnapshot:
+        bids = pack_levels(sorted(self.levels.items(), reverse=True))
+        at = self.seq * S
+        return BookSnapshot(at, at + 5, "v", "A", epoch, self.seq, len(self.levels), 1, bids, side((99.0, 1.0)))
+
+    def hear(self, records: list[Record]) -> None:
+        self.tell(list(self.seam.live(records)))
+
+    def tell(self, records: list[Record]) -> None:
+        for record in records:
+            if isinstance(record, BookSnapshot):
+                self.replica.load(record)
+            elif isinstance(record, BookDelta):
+                self.replica.apply(record)
+            elif isinstance(record, FeedStatus):
+                self.replica.status(record)
+
+    def update(self, price: int, *, snapshot: bool = False) -> None:
+        self.seq += 1
+        at, quantity = self.seq * S, float(self.seq)
+        self.levels[float(price)] = quantity
+
+        def change(epoch: int) -> list[Record]:
+            found: list[Record] = [
+                BookDelta(at, at + 5, "v", "A", epoch, self.seq, self.seq, side((float(price), quantity)), b"")
+            ]
+            return [*found, self.snap(epoch)] if snapshot else found
+
+        live = change(self.epoch) if self.epoch else []
+        if not self.epoch or (self.recorded and not self.own):
+            self.all += change(1)
+        elif self.recorded:
+            self.all += live
+        self.flush(self.delay)
+        if live:
+            self.hear(live)
+
+    def flush(self, delay: int) -> None:
+        self.store = self.all[: max(len(self.store), len(self.all) - delay)]
+
+    def listen(self) -> None:
+        if not self.recorded or self.own:
+            self.flush(0)  # the recorder before us has ended
+        self.epoch = self.seq
+        first = self.snap(self.epoch)
+        if self.recorded and self.own:
+            self.all.append(first)
+        self.hear([first])
+
+    def play(self, n: int) -> None:
+        if not self.seam.joined:
+            rows = self.store[self.read : self.read + n]
+            self.read += len(rows)
+            self.tell(self.seam.stored(rows))
+
+    def live_book(self, venue: str, symbol: str, epoch: int) -> BookSnapshot:
+        assert epoch == self.epoch
+        return self.snap(epoch)
+
+
+BOOK_STEPS = st.lists(
+    st.one_of(
+        st.integers(1, 6).map(lambda p: ("update", p)),
+        st.integers(1, 6).map(lambda p: ("update", p)),
+        st.integers(1, 6).map(lambda p: ("snapshot", p)),
+        st.integers(1, 12).map(lambda n: ("play", n)),
+        st.just(("listen", 0)),
+    ),
+    max_size=80,
+)
+
+
+@given(
+    steps=BOOK_STEPS,
+    limit=st.sampled_from([1, 3, 1000]),
+    own=st.booleans(),
+    recorded=st.booleans(),
+    delay=st.integers(0, 6),
+    more=st.lists(st.integers(1, 6), max_size=10),
+)
+def test_a_book_is_right_after_the_join_whoever_records(
+    steps: list[tuple[str, int]], limit: int, own: bool, recorded: bool, delay: int, more: list[int]
+) -> None:
+    world = BookWorld(limit, own, recorded, delay)
+    for what, value in steps:
+        if what == "play":
+            world.play(value)
+        elif what == "listen":
+            if not world.epoch:
+                world.listen()
+        else:
+            world.update(value, snapshot=what == "snapshot")
+        world.seam.check()
+    if not world.epoch:
+        world.listen()
+    if recorded:
+        world.flush(0)
+    world.play(10_000)
+    world.tell(world.seam.join(world.live_book))
+    for price in more:
+        world.update(price)
+    replica = world.replica
+    assert replica.live
+    assert replica.book.last_id == world.seq
+    assert dict(replica.book.bids()) == world.levels
