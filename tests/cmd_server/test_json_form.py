@@ -12,7 +12,7 @@ import wire_world as world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmd_common.records import AggregatedBook, InstrumentRecord, Quote, Record, Trade, levels, venue_levels
+from cmd_common.records import AggregatedBook, Record, levels, venue_levels
 from cmd_server import codec, json_form
 from cmd_server.errors import WireError
 from cmd_server.messages import (
@@ -159,19 +159,8 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         return
 
 
-def test_the_writer_learns_names_from_instruments() -> None:
-    writer = json_form.JsonWriter()
-    quote = codec.encode(Quote(1, 2, "v", "s", 3, 1.0, 2.0, 3.0, 4.0), 5, 1)
-    assert json.loads(writer.text(quote))["venue"] == ""
-    words = ("kraken", "XBT/USD", "XBT", "USD", "USD", "spot", "0.1", "1", "", "", "")
-    instrument = InstrumentRecord(1, 2, *words, False, None, "trading")
-    assert json.loads(writer.text(codec.encode(instrument, 5, 0)))["tick_size"] == "0.1"
-    found = json.loads(writer.text(memoryview(quote)))
-    assert (found["venue"], found["symbol"]) == ("kraken", "XBT/USD")
-    other = codec.encode(Trade(1, 2, "", "", "9", 9, 1.0, 2.0, "buy"), 6, 1)
-    assert json.loads(writer.text(other))["symbol"] == ""
-    hello = json.loads(writer.text(codec.encode_service(Hello(1 << 63, 5, 6, 7, True, "cmd-server"))))
-    assert hello == {
+def test_a_hello_as_json() -> None:
+    assert json.loads(json_form.service(Hello(1 << 63, 5, 6, 7, True, "cmd-server"))) == {
         "type": "hello",
         "epoch": str(1 << 63),
         "time": "5",
@@ -180,5 +169,10 @@ def test_the_writer_learns_names_from_instruments() -> None:
         "token": True,
         "server": "cmd-server",
     }
-    with pytest.raises(WireError):
-        writer.text(codec.encode_request(Ping(1)))
+
+
+def test_a_request_is_not_sent_to_clients() -> None:
+    with pytest.raises(WireError, match="no record"):
+        json_form.to_json(codec.encode_request(Ping(1)), "", "")
+    with pytest.raises(WireError, match="too short"):
+        json_form.to_json(b"", "", "")

@@ -11,7 +11,7 @@ import pytest
 
 from cmd_common import records
 from cmd_common.records import BookDelta, Trade, pack_levels
-from cmd_server import codec, json_form, messages, schema
+from cmd_server import codec, datagrams, json_form, messages, schema
 from cmd_server.errors import WireError
 from cmd_server.formats import BODY, COMMON, COMMON_SIZE, FLAGS_AT, HEADER, LAYOUTS
 from cmd_server.messages import BookFlag, Kind, Policy, StreamGap, Template
@@ -71,6 +71,26 @@ def test_the_json_of_the_document_is_that_of_the_program() -> None:
     assert [list(json.loads(line)) for line in said] == [list(json.loads(line)) for line in made]
     kinds = [type(json_form.request(line)).__name__ for line in asked]
     assert kinds == ["Login", "Subscribe", "Unsubscribe", "Resume", "Ping"]
+
+
+def test_the_datagram_of_the_document_is_that_of_the_program() -> None:
+    table = re.search(r"^\| 0 \| magic .*?\n\n", DOCUMENT, flags=re.DOTALL | re.MULTILINE)
+    assert table
+    rows = [line.split(" | ") for line in table[0].strip().splitlines()]
+    sizes = {"4 bytes": "4s", "u8": "B", "u16": "H", "u64": "Q", "i64": "q"}
+    layout = struct.Struct("<" + "".join(sizes[row[2]] for row in rows))
+    assert [int(row[0].strip("| ")) for row in rows] == [0, 4, 5, 6, 8, 16, 24]
+    assert layout.size == 32
+    frame = codec.encode(Trade(1, 2, "v", "s", "1", 1, 1.0, 2.0, "buy"), 1, 1)
+    packet = datagrams.Packer(77).pack([frame], 99)[0]
+    assert layout.unpack_from(packet) == (b"CMDM", 1, 0, 1, 77, 1, 99)
+    assert packet[layout.size :] == frame
+    names = r"(\d+) (heartbeat|fragment|last fragment|the server stops|first fragment)"
+    told = {int(value): name for value, name in re.findall(names, rows[2][3])}
+    assert told == {
+        datagrams.HEARTBEAT: "heartbeat", datagrams.FRAGMENT: "fragment", datagrams.LAST: "last fragment",
+        datagrams.END: "the server stops", datagrams.FIRST: "first fragment",
+    }
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from cmd_common.records import (
     AggregatedBook,
     BookDelta,
     BookSnapshot,
-    InstrumentRecord,
     Record,
     levels,
     venue_levels,
@@ -29,7 +28,7 @@ from .errors import WireError
 from .formats import TEMPLATE_AT
 from .messages import KIND_OF, BookFlag, Kind, Policy, Request, Service, StreamGap, Template
 
-__all__ = ["JsonWriter", "record", "request", "service", "to_json"]
+__all__ = ["record", "request", "service", "to_json"]
 
 # Fields that are text because a JavaScript number has 53 bits.
 _WIDE: Final = frozenset(
@@ -102,30 +101,6 @@ def request(text: str | bytes) -> Request:
         ) from None
     encode_request(found)  # a number that no field holds must not come back in an answer
     return found
-
-
-class JsonWriter:
-    """Turns the frames of one connection into JSON; learns names from its Instrument messages.
-
-    A server sends the Instrument before the first message of an instrument on each connection, so the names are
-    known in time. Bounded by the number of instruments.
-    """
-
-    __slots__ = ("_names",)
-
-    def __init__(self) -> None:
-        self._names: dict[int, tuple[str, str]] = {}
-
-    def text(self, frame: Frame) -> str:
-        """Return one frame as one JSON object; raises WireError."""
-        if len(frame) > TEMPLATE_AT and Template.HELLO <= frame[TEMPLATE_AT] < Template.LOGIN:
-            return service(decode_service(frame))
-        common = head(frame)
-        venue, symbol = self._names.get(common.instrument_id, ("", ""))
-        message = decode(frame, venue, symbol)
-        if isinstance(message, InstrumentRecord):
-            self._names[common.instrument_id] = (message.venue, message.symbol)
-        return record(message, common)
 
 
 def _fields(message: Any) -> dict[str, Any]:
