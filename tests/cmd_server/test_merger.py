@@ -185,6 +185,19 @@ def test_a_lost_packet_is_fetched_over_the_connection() -> None:
     assert not w.mirror.gaps
 
 
+def test_a_hole_in_a_stream_is_fetched_though_no_packet_is_missing() -> None:
+    w = started("trades *")
+    w.publish(trade(2))
+    w.run(5)
+    w.publish(trade(3))
+    assert len(w.sender.take(1 << 20)) == 1  # the sender gives it up
+    w.publish(trade(4))
+    w.run(100)
+    seqs = w.mirror.seqs(Kind.TRADES)
+    assert seqs == list(range(seqs[0], seqs[0] + 3))
+    assert (w.merger.recoveries, w.merger.order.lost) == (1, 0)
+
+
 def test_a_lost_last_packet_is_fetched_when_the_heartbeat_tells() -> None:
     w = started("trades *")
     w.publish(trade(2))
@@ -247,6 +260,28 @@ def test_topics_that_the_group_does_not_carry_stay_on_the_connection() -> None:
     assert w.mirror.seqs(Kind.TRADES)[-1] == 19
     assert set(w.server.topics) == {"book *", "instruments *"}
     w.mirror.check_complete()
+
+
+@pytest.mark.parametrize("delay", [0, 1, 7])
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_what_comes_both_ways_is_handed_on_once(delay: int, loss: float) -> None:
+    w = World("trades v:*", "book v:*", loss=loss, seed=delay)
+    w.delay = delay * MS
+    w.publish(snapshot(1), trade(1))
+    # The group carries the first two, the others stay on the connection: every message comes twice.
+    w.start("trades v:A", "book v:A", "trades *", "book *")
+    w.run(100)
+    assert loss or w.merger.state is State.DETACHED
+    for n in range(2, 400):
+        w.publish(trade(n), delta(n, [(99.0, n)]))
+        if n % 50 == 0:
+            w.beat()
+        w.step()
+    w.settle()
+    seqs = w.mirror.seqs(Kind.TRADES)
+    assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+    assert seqs[-1] == w.hub.streams[(1, Kind.TRADES, 0)].seq  # type: ignore[index]
+    assert same(w.mirror.book(), w.hub.books["v:A"])
 
 
 def test_only_what_was_asked_for_is_handed_on() -> None:
