@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -274,6 +276,37 @@ async def test_resets_at_every_moment() -> None:
             bad.close()
             w.publish()
         await w.alone()
+
+
+async def test_memory_is_flat_while_hostile_clients_come_and_go() -> None:
+    async with world(limits=Limits(replay_messages=16)) as w:
+
+        async def hostile(n: int) -> None:
+            bad = await Raw.connect(w.address)
+            with contextlib.suppress(ConnectionError):
+                if n % 4 == 0:
+                    await bad.send([*GARBAGE.values()][n % len(GARBAGE)])
+                elif n % 4 == 1:
+                    await bad.send(frame(1 << 20), bytes(20_000))
+                else:
+                    await bad.login(f"trades v:X{n}*", f"book *:Y{n}", policy=Policy(n % 3))
+                    await bad.messages(Template.ACK, 2)
+                    await bad.send(frame(1 << 20), bytes(20_000) if n % 4 == 2 else b"")
+            bad.close()
+
+        async def round_() -> int:
+            for n in range(150):
+                await hostile(n)
+            await w.alone()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            used = [await round_() for _ in range(4)]
+        finally:
+            tracemalloc.stop()
+        assert used[3] - used[1] < 300_000, used  # of 9 MB that they have sent since
 
 
 _CHILD = """

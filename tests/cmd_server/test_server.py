@@ -401,3 +401,16 @@ async def test_a_half_closed_client_is_gone() -> None:
         client.sock.shutdown(socket.SHUT_WR)
         await until(lambda: not server.sessions)
         client.close()
+
+
+async def test_a_defect_in_what_one_client_is_sent_is_not_anothers(caplog: pytest.LogCaptureFixture) -> None:
+    async with Server() as server:
+        ports = [joined(server, "trades *")[1] for _ in range(3)]
+        await asyncio.sleep(0.01)
+        ports[0].send = ports[1].send = lambda frames: 1 / 0  # type: ignore[assignment,method-assign,return-value]
+        server.publish([trade(0)])
+        await asyncio.sleep(0.01)
+        assert Template.TRADE in [codec.head(f).template for f in ports[2].sent[-1]]
+        assert len(server.sessions) == 1
+        assert "could not be sent" in caplog.text
+        server.hub.check()

@@ -345,17 +345,22 @@ class Server:
     def _serve(self, session: Session) -> None:
         """Send what waits for a client as far as its port takes it; after Bye, close the port."""
         port, client = session.port, session.client
-        while port.writable:
-            frames = client.take(_PORTION)
-            if not frames:
-                if client.closing and not session.closed and not client.pending:
-                    bye = _bye(session.last)
-                    port.close(bye.code, bye.text)
-                return
-            session.last = frames[-1]
-            port.send(frames)
-            if client.idle and not client.closing:
-                return
+        try:
+            while port.writable:
+                frames = client.take(_PORTION)
+                if not frames:
+                    if client.closing and not session.closed and not client.pending:
+                        bye = _bye(session.last)
+                        port.close(bye.code, bye.text)
+                    return
+                session.last = frames[-1]
+                port.send(frames)
+                if client.idle and not client.closing:
+                    return
+        except Exception:
+            # This may be in the middle of a publish: the clients behind this one in the row must not miss theirs.
+            _LOG.exception("what waits for %s could not be sent", client.name)
+            port.abort()
 
     async def _tick(self) -> None:
         while True:

@@ -188,6 +188,8 @@ class Channel:
         self._paused = False
         if self._stage == "open":
             self._watch(read=True, write=self._writing)
+            if self._tls is not None:
+                self._loop.call_soon(self._on_readable)  # decrypted already: the descriptor tells nothing of it
 
     def close(self) -> None:
         """Send what is unsent, say goodbye and close, within some seconds; ``lost`` follows."""
@@ -459,7 +461,8 @@ class SocketListener:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             # What the system has not sent yet is old when it arrives: it belongs in the hub's queue, with its policy.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # not on every system
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT)
         if options.send_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
         channel = Channel(self._loop, sock, low_water=options.low_water, tls=self._tls)

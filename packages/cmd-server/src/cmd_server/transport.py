@@ -147,7 +147,7 @@ class ListenOptions(Struct, frozen=True, kw_only=True):
     handshake: int = 10 * _SECOND  # from accept to ``opened``: TLS, WebSocket
     max_message: int = 1 << 20  # bytes of the longest message that is taken from a client
     low_water: int = 64 << 10  # a port with more unsent bytes is not writable
-    pending: int = 256  # connections before ``opened``; where more come the oldest of these go
+    pending: int = 512  # connections before ``opened``; where more come the oldest of these go
     send_buffer: int = 0  # SO_SNDBUF; 0: the system's own
 
 
