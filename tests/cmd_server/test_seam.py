@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 
 import pytest
 from hypothesis import given
@@ -224,8 +224,10 @@ def test_states_and_gaps_are_never_dropped() -> None:
 class World:
     """A venue whose trades are recorded with a delay, and heard live from some moment on."""
 
-    def __init__(self, limit: int, recorded: bool, held_back: int) -> None:
+    def __init__(self, limit: int, recorded: bool, held_back: int, lag: bool) -> None:
         self.seam = Seam(limit)
+        self.lag = lag  # the store may be ahead of what is heard
+        self.heard: deque[Record] = deque()
         self.recorded = recorded
         self.delay = held_back
         self.happened: list[Trade] = []
@@ -242,7 +244,12 @@ class World:
         if self.recorded or not self.listening:
             self.store = self.happened[: max(len(self.store), len(self.happened) - self.delay)]
         if self.listening:
-            self.out += self.seam.live([record])
+            self.heard.append(record)
+            self.deliver(0 if self.lag else 1)
+
+    def deliver(self, n: int) -> None:
+        for _ in range(min(n, len(self.heard))):
+            self.out += self.seam.live([self.heard.popleft()])
 
     def listen(self) -> None:
         if not self.recorded:
@@ -261,12 +268,15 @@ class World:
             self.store = list(self.happened)
         self.play(len(self.happened))
         self.out += self.seam.join()
+        self.lag = False
+        self.deliver(len(self.heard))
 
 
 STEPS = st.lists(
     st.one_of(
         st.sampled_from(["A", "A", "A", "B", "C"]).map(lambda s: ("trade", s)),
         st.integers(1, 20).map(lambda n: ("play", n)),
+        st.integers(1, 20).map(lambda n: ("deliver", n)),
         st.just(("listen", "")),
     ),
     max_size=120,
@@ -274,12 +284,17 @@ STEPS = st.lists(
 
 
 @given(
-    steps=STEPS, limit=st.sampled_from([1, 2, 5, 1000]), recorded=st.booleans(), delay=st.integers(0, 10), more=STEPS
+    steps=STEPS,
+    limit=st.sampled_from([1, 2, 5, 1000]),
+    recorded=st.booleans(),
+    delay=st.integers(0, 10),
+    lag=st.booleans(),
+    more=STEPS,
 )
 def test_every_trade_once_and_in_order_or_a_gap(
-    steps: list[tuple[str, object]], limit: int, recorded: bool, delay: int, more: list[tuple[str, object]]
+    steps: list[tuple[str, object]], limit: int, recorded: bool, delay: int, lag: bool, more: list[tuple[str, object]]
 ) -> None:
-    world = World(limit, recorded, delay)
+    world = World(limit, recorded, delay, lag)
     for symbol in "AAABBBCCC":
         world.trade(symbol)
     for what, value in steps:
@@ -287,6 +302,8 @@ def test_every_trade_once_and_in_order_or_a_gap(
             world.trade(str(value))
         elif what == "play":
             world.play(int(str(value)))
+        elif what == "deliver":
+            world.deliver(int(str(value)))
         elif not world.listening:
             world.listen()
         world.seam.check()
@@ -316,8 +333,11 @@ def test_every_trade_once_and_in_order_or_a_gap(
 class BookWorld:
     """A venue with one book, recorded by another process (its own epoch) or by this one, and heard live from some moment on."""
 
-    def __init__(self, limit: int, own: bool, recorded: bool, delay: int) -> None:
+    def __init__(self, limit: int, own: bool, recorded: bool, delay: int, lag: bool) -> None:
         self.seam = Seam(limit)
+        self.lag = lag and not own  # another recorder may be ahead of what is heard
+        self.heard: deque[list[Record]] = deque()
+        self.known: BookSnapshot | None = None  # the live book as far as it was heard
         self.own, self.recorded, self.delay = own, recorded, delay
         self.levels: dict[float, float] = {1.0: 1.0}
         self.seq = 1
@@ -333,7 +353,13 @@ class BookWorld:
         return BookSnapshot(at, at + 5, "v", "A", epoch, self.seq, len(self.levels), 1, bids, side((99.0, 1.0)))
 
     def hear(self, records: list[Record]) -> None:
-        self.tell(list(self.seam.live(records)))
+        self.heard.append([*records, self.snap(self.epoch)])  # with the book that the feed has then
+        self.deliver(0 if self.lag else 1)
+
+    def deliver(self, n: int) -> None:
+        for _ in range(min(n, len(self.heard))):
+            *records, self.known = self.heard.popleft()  # type: ignore[assignment]  # the last one is the book
+            self.tell(list(self.seam.live(records)))
 
     def tell(self, records: list[Record]) -> None:
         for record in records:
@@ -382,9 +408,9 @@ class BookWorld:
             self.read += len(rows)
             self.tell(self.seam.stored(rows))
 
-    def live_book(self, venue: str, symbol: str, epoch: int) -> BookSnapshot:
+    def live_book(self, venue: str, symbol: str, epoch: int) -> BookSnapshot | None:
         assert epoch == self.epoch
-        return self.snap(epoch)
+        return self.known
 
 
 BOOK_STEPS = st.lists(
@@ -393,6 +419,7 @@ BOOK_STEPS = st.lists(
         st.integers(1, 6).map(lambda p: ("update", p)),
         st.integers(1, 6).map(lambda p: ("snapshot", p)),
         st.integers(1, 12).map(lambda n: ("play", n)),
+        st.integers(1, 12).map(lambda n: ("deliver", n)),
         st.just(("listen", 0)),
     ),
     max_size=80,
@@ -405,15 +432,18 @@ BOOK_STEPS = st.lists(
     own=st.booleans(),
     recorded=st.booleans(),
     delay=st.integers(0, 6),
+    lag=st.booleans(),
     more=st.lists(st.integers(1, 6), max_size=10),
 )
 def test_a_book_is_right_after_the_join_whoever_records(
-    steps: list[tuple[str, int]], limit: int, own: bool, recorded: bool, delay: int, more: list[int]
+    steps: list[tuple[str, int]], limit: int, own: bool, recorded: bool, delay: int, lag: bool, more: list[int]
 ) -> None:
-    world = BookWorld(limit, own, recorded, delay)
+    world = BookWorld(limit, own, recorded, delay, lag)
     for what, value in steps:
         if what == "play":
             world.play(value)
+        elif what == "deliver":
+            world.deliver(value)
         elif what == "listen":
             if not world.epoch:
                 world.listen()
@@ -426,6 +456,8 @@ def test_a_book_is_right_after_the_join_whoever_records(
         world.flush(0)
     world.play(10_000)
     world.tell(world.seam.join(world.live_book))
+    world.lag = False
+    world.deliver(len(world.heard))
     for price in more:
         world.update(price)
     replica = world.replica

@@ -321,14 +321,18 @@ class Seam:
         if place is None or state.top is None:
             return _time(record) < _time(last) or key_of(record) in state.recent
         if isinstance(record, BookDelta | BookSnapshot) and record.epoch != cast(BookDelta, last).epoch:
-            return record.ts_event < cast(BookDelta, last).ts_event
+            return False  # it continues another chain of updates
         return place <= state.top
 
     def _is_torn(self, state: _State) -> bool:
         """Whether updates of a book that are held, or will come, follow on updates that nobody has."""
         first = state.held[0] if state.held else state.owed
+        if isinstance(first, BookSnapshot):
+            # It would lead back in time where another recorder is faster than our feed.
+            behind = state.top is not None and state.top[0] > first.seq
+            return behind or not state.held
         if not isinstance(first, BookDelta):
-            return isinstance(first, BookSnapshot) and not state.held
+            return False
         last = cast("BookDelta | None", state.last)
         return last is None or first.epoch != last.epoch or not self._is_reached(state)
 
