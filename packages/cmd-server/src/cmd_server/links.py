@@ -158,6 +158,16 @@ class SocketLink:
             raise ConnectionBrokenError(f"{self.peer}: this side has closed the connection")
 
 
+def _able(sock: socket.socket, seconds: float | None, *, write: bool = False) -> bool:
+    """Wait until a socket can be read or written, for so many seconds at most; whether it can."""
+    if not hasattr(select, "poll"):  # Windows; elsewhere select cannot take descriptors above 1023
+        found = select.select([] if write else [sock], [sock] if write else [], [], seconds)
+        return any(found)
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT if write else select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
 class BlockingSocketLink:
     """A link for threads over a connected socket, which it owns. ``timeout`` ns: how long a send may take."""
 
@@ -171,8 +181,6 @@ class BlockingSocketLink:
         # A TLS connection is one state for both directions: only one thread may be inside at a time.
         self._calling = threading.Lock()
         self._sending = threading.Lock()
-        self._readable = select.poll()
-        self._readable.register(sock, select.POLLIN)
         self._count = threading.Lock()
         self._users = 0  # threads that use the descriptor: the last one closes it
         self._closed = False
@@ -197,7 +205,7 @@ class BlockingSocketLink:
                         return 0
                     raise broken(self.peer, error) from error
                 left = None if end is None else max(0.0, end - time.monotonic())
-                if not self._readable.poll(None if left is None else left * 1000) and left is not None:
+                if not _able(self._sock, left) and left is not None:
                     raise TimeoutError
             return 0
 
@@ -208,14 +216,12 @@ class BlockingSocketLink:
                 raise ConnectionBrokenError(f"{self.peer}: this side has closed the connection")
             with self._calling:
                 self._buffer.write([frame])
-            poll = select.poll()
-            poll.register(self._sock, select.POLLOUT)
             end = time.monotonic() + self._timeout
             while self._buffer.waiting:
                 left = end - time.monotonic()
                 if left <= 0:
                     raise broken(self.peer, TimeoutError())
-                poll.poll(left * 1000)
+                _able(self._sock, left, write=True)
                 with self._calling:
                     self._buffer.flush()
 

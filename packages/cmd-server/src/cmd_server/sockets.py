@@ -26,6 +26,7 @@ from .transport import Address, ListenOptions, ServerSide, Session
 
 __all__ = ["Channel", "Handler", "SocketListener", "StreamPort", "shut", "tls_receive", "tls_send"]
 
+UNIX: Final = getattr(socket, "AF_UNIX", None)  # not on Windows
 _LOG: Final = logging.getLogger("cmd_server")
 _READ: Final = 64 << 10  # bytes a turn of the loop and a connection, so that none starves the others
 _ACCEPTS: Final = 64  # connections a turn of the loop, likewise
@@ -457,7 +458,7 @@ class SocketListener:
     def _begin(self, sock: socket.socket, name: object) -> None:
         options = self._options
         peer = self._peer(sock, name)
-        if sock.family != socket.AF_UNIX:
+        if sock.family != UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             # What the system has not sent yet is old when it arrives: it belongs in the hub's queue, with its policy.
@@ -506,7 +507,7 @@ def listening(
     """Return a socket that listens at ``place``, its file with ``mode`` at most; raises ServerError in one line."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if family != socket.AF_UNIX:
+        if family != UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if mode is not None:
             os.fchmod(sock.fileno(), mode)  # Linux: the file that bind makes takes its mode from the descriptor
