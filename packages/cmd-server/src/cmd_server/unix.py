@@ -136,6 +136,8 @@ class UnixTransport:
         place = _place(address)
 
         def peer(sock: socket.socket, _: object) -> str:
+            if not hasattr(socket, "SO_PEERCRED"):  # Linux only
+                return f"unix:{address.target}"
             data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             pid, uid, _gid = _CREDENTIALS.unpack(data)
             return f"unix:{address.target} pid {pid} uid {uid}"
