@@ -241,6 +241,26 @@ def test_an_address_without_a_server_ends_in_one_line(tmp_path: Path) -> None:
         connect("tcp:127.0.0.1:1", policy="drop-oldst")
 
 
+@pytest.mark.parametrize(
+    ("address", "part"),
+    [
+        ("tcp:127.0.0.1:1?quue=4", "unknown option of tcp addresses 'quue'"),
+        ("tcp:127.0.0.1:1?ca=/no/file", "cannot read ca /no/file"),
+        ("unix:/run/", "names no socket"),
+    ],
+)
+def test_an_address_that_is_wrong_in_itself_is_not_called_an_absent_server(address: str, part: str) -> None:
+    with pytest.raises(UsageError, match=part) as caught:
+        connect(address, topics="trades *")
+    assert "no server" not in str(caught.value)
+
+
+def test_the_address_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionBrokenError) as caught:
+        connect(f"unix:{tmp_path}/s", topics="trades *")
+    assert str(caught.value).count(str(tmp_path)) == 1
+
+
 def test_a_wrong_token_is_refused_and_a_right_one_is_not() -> None:
     server = ThreadedServer(token="a-secret-of-many-letters")
     try:

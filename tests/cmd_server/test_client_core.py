@@ -307,6 +307,16 @@ def test_a_goodbye_says_whether_to_come_back() -> None:
         assert (core.final(None) is None) is back
 
 
+def test_a_goodbye_explains_the_end_of_its_own_connection_only() -> None:
+    core = ready()
+    feed(core, Bye("shutdown", "the server shuts down"))
+    first, second = (
+        [e.reason for e in core.disconnected("nobody listens there") if isinstance(e, Disconnected)] for _ in range(2)
+    )
+    assert first == ["the server closed the connection: the server shuts down"]
+    assert second == ["nobody listens there"]
+
+
 def test_a_topic_that_the_server_refuses_is_not_asked_for_again() -> None:
     hub = world()
     pair = Pair("trades *")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -99,6 +100,22 @@ async def test_one_with_a_full_backlog_counts_as_listening(tmp_path: Path) -> No
         for opening in (TRANSPORT.connect, lambda *a: asyncio.to_thread(TRANSPORT.open, *a)):
             with pytest.raises(ConnectionBrokenError, match="no answer in time"):
                 await opening(Address.parse(f"unix:{tmp_path}/s"), options)
+
+
+async def test_who_keeps_the_lock_of_the_directory_does_not_stop_the_server_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmd_server.unix._TURN", 0.05)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        async with Server() as server:
+            with pytest.raises(ServerError, match="another program holds the lock of"):
+                await server.listen(f"unix:{tmp_path}/s")
+    finally:
+        os.close(fd)
+    async with Server() as server:
+        await server.listen(f"unix:{tmp_path}/s")
 
 
 async def test_what_is_no_socket_is_never_touched(tmp_path: Path) -> None:

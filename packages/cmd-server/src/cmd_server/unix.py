@@ -35,6 +35,7 @@ _KEYS: Final = {"mode": "server"}
 _LONGEST: Final = 107  # bytes of a path, by the system's own structure
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 _RETRY: Final = 0.01  # s; a full backlog is no reason to give up before the timeout
+_TURN: Final = 2.0  # s that a server waits for the others that start in the same directory
 
 
 def _place(address: Address) -> str:
@@ -51,7 +52,7 @@ def _place(address: Address) -> str:
 
 @contextlib.contextmanager
 def _turn(path: str, address: Address) -> Iterator[None]:
-    """Hold the lock of a socket's directory; raises ServerError where there is no such directory."""
+    """Hold the lock of a socket's directory; raises ServerError where there is none, or somebody else keeps its lock."""
     directory = os.path.dirname(path) or "."
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -60,7 +61,18 @@ def _turn(path: str, address: Address) -> Iterator[None]:
             f"cannot listen at {address}: {directory}: {error.strerror}", hint="create it first"
         ) from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        end = time.monotonic() + _TURN
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # whoever may read the directory may hold its lock, for as long as they like
+                if time.monotonic() > end:
+                    raise ServerError(
+                        f"cannot listen at {address}: another program holds the lock of {directory}",
+                        hint="choose a directory of your own",
+                    ) from None
+                time.sleep(_RETRY)
         yield
     finally:
         os.close(fd)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cmd_common.errors import CmdError, UnknownNameError
+from cmd_common.errors import CmdError, UnknownNameError, UsageError
 from cmd_common.symbols import nearest
 from cmd_server.client.books import Stream
 from cmd_server.errors import ConnectionBrokenError
@@ -34,6 +34,9 @@ def asks(topic: Topic, key: tuple[int, int, int], stream: Stream) -> bool:
     return topic.kind == kind and topic.view == view and topic.matches(stream.venue, stream.symbol)
 
 
-def unreachable(address: str, error: CmdError) -> ConnectionBrokenError:
-    """The error of an address at which no server could be reached, and what to do."""
-    return ConnectionBrokenError(f"no server at {address}: {error.message}", hint=error.hint or "is it running there?")
+def unreachable(address: str, error: CmdError) -> CmdError:
+    """The error of an address at which no server could be reached, and what to do; one that is wrong in itself stays."""
+    if isinstance(error, UsageError):
+        return error
+    reason = error.message.removeprefix(f"{address}: ")
+    return ConnectionBrokenError(f"no server at {address}: {reason}", hint=error.hint or "is it running there?")

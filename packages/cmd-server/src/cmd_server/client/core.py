@@ -146,7 +146,7 @@ class ClientCore:
         items: list[Item] = []
         self.ready = self._greeted = False
         self._out.clear()
-        bye = self.bye
+        bye, self.bye = self.bye, None  # it was of this connection; the next may fail for another reason
         items.append(
             Disconnected(
                 f"the server closed the connection: {bye.text or bye.code}" if bye else reason,

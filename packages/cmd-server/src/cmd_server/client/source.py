@@ -106,7 +106,8 @@ class ServerSource:
         for event in events:
             if isinstance(event, Disconnected):
                 wait = f"; trying again in {event.retry_in / SECOND:.1f} s" if event.retry_in else ""
-                self._reporter.warn(f"{self.options.address}: {event.reason}{wait}")
+                reason = event.reason.removeprefix(f"{self.options.address}: ")
+                self._reporter.warn(f"{self.options.address}: {reason}{wait}")
             elif isinstance(event, Connected) and self.client.counters.connects > 1:
                 went_on = "going on where it was" if event.resumed else "starting anew"
                 self._reporter.info(f"connected to {event.address} again, {went_on}")
