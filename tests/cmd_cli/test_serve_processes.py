@@ -21,9 +21,8 @@ import pytest
 from cmd_common.errors import StoreError
 from cmd_common.io import open_reader
 from cmd_common.records import BookDelta, Gap, Record, Trade
-from cmd_server.client import Client, Message, connect
+from cmd_server.client import Client, Disconnected, Event, Message, connect
 from cmd_server.errors import ConnectionBrokenError
-from cmd_server.messages import Bye
 
 from .conftest import TIMEOUT, Ran, finish, replaying, start
 
@@ -225,11 +224,15 @@ def test_history_alone_at_a_speed_until_its_end(store: list[int]) -> None:
 def test_a_signal_says_goodbye_and_leaves_nothing(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CMD_FAST", "0")  # asyncio's own loop
     args = [*TRADES, "--listen", "unix:m.sock", "--endpoint", endpoint]
-    with serving(*args) as server, connect("unix:m.sock", topics="trades *", attempts=1) as client:
+    events: list[Event] = []
+    with (
+        serving(*args) as server,
+        connect("unix:m.sock", topics="trades *", attempts=1, on_event=events.append) as client,
+    ):
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(ConnectionBrokenError):
             collect(client, lambda messages: False)
-        assert client.core.bye == Bye("shutdown", "the server shuts down")
+        assert next(e.code for e in events if isinstance(e, Disconnected)) == "shutdown"
         server.process.wait(TIMEOUT)
     assert not Path("m.sock").exists()
     assert server.summary["byes"] == {"shutdown": 1}
