@@ -275,8 +275,8 @@ def rate(options: argparse.Namespace, pair: str) -> list[Entry]:
     """Search the highest rate that holds: by halves up to the first failure, then between the two."""
     best: dict[str, list[float]] = defaultdict(list)
     for _, kind in rounds(1 if options.quick else min(options.rounds, 3), RATE):
-        good, bad, now = 0.0, 0.0, 50_000.0
-        for _ in range(9):
+        good, bad, now = 0.0, 0.0, 200_000.0
+        for _ in range(16):
             if child("rate", kind, round(now), 2)["held"]:
                 good = now
                 now = (now + bad) / 2 if bad else now * 1.6
