@@ -40,6 +40,42 @@ done
 "$work/cmd-common/bin/python" examples/orderbook_only/main.py >"$work/example.txt"
 [ -s "$work/example.txt" ] || die "examples/orderbook_only printed nothing"
 echo "examples/orderbook_only runs with cmd-common alone"
+"$work/cmd-server/bin/python" - <<'PY'
+import asyncio, importlib.metadata as metadata, tempfile
+
+from cmd_common.records import BookSnapshot, Trade, pack_levels
+from cmd_server.client import aio, connect
+from cmd_server.server import Server
+
+siblings = {d.name for d in metadata.distributions() if d.name.startswith("cmd-")}
+assert siblings == {"cmd-common", "cmd-server"}, siblings
+
+
+async def main() -> None:
+    def first_trade() -> object:
+        with connect(f"unix:{folder}/s", topics=["trades *"]) as client:
+            return next(record for record in client if isinstance(record, Trade))
+
+    async def publish() -> None:
+        while True:
+            server.publish([Trade(1, 1, "v", "A", "1", 1, 1.0, 1.0, "buy")])
+            await asyncio.sleep(0.05)
+
+    with tempfile.TemporaryDirectory() as folder:
+        async with Server() as server, asyncio.timeout(60):
+            await server.listen(f"unix:{folder}/s")
+            sides = pack_levels([(1.0, 1.0)]), pack_levels([(2.0, 1.0)])
+            server.publish([BookSnapshot(1, 1, "v", "A", 1, 1, 1, 1, *sides)])
+            async with aio.connect(f"unix:{folder}/s", topics=["book *"]) as client:
+                assert (await client.live("v:A")).best_ask[0] == 2.0
+            publishing = asyncio.create_task(publish())
+            assert isinstance(await asyncio.to_thread(first_trade), Trade)
+            publishing.cancel()
+
+
+asyncio.run(main())
+PY
+echo "server and clients run with cmd-common and cmd-server alone"
 "$uv" venv --quiet --python "$python" "$work/all"
 "$uv" pip install --quiet "${fresh[@]}" --python "$work/all/bin/python" dist/*.whl
 "$work/all/bin/cmd-cli" version

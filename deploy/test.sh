@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up and runs all tests; arguments go to pytest. No prior step is needed.
-# Where Java 17 and Maven are installed, QuestDB's jar is fetched once and its tests run; elsewhere they are skipped.
+# Where a JDK 17 and Maven are installed, QuestDB's jar is fetched once and its tests run, and those of the Java client;
+# elsewhere they are skipped.
 # CMD_RECORDINGS=DIR adds the tests on real recordings; CMD_REQUIRE=all makes a missing part a failure.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -90,7 +90,7 @@ def build(xml: str) -> Path:
 @pytest.fixture(scope="module")
 def java() -> str:
     found = find_java()
-    if not found or shutil.which("mvn") is None:
+    if not found or shutil.which("javac") is None or shutil.which("mvn") is None:
         pytest.skip(
             "java is missing; install a JDK of 17 or newer and Maven (apt install openjdk-17-jdk-headless maven)"
         )
