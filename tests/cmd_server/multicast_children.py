@@ -129,6 +129,10 @@ async def follow() -> None:
     """Three clients hear the group; the connection brings the beginning only."""
     async with Server() as server:
         address, _ = await serving(server)
+        sock = server.listeners[-1].sender._sock  # type: ignore[attr-defined]
+        assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL) == 0, "datagrams may leave this machine"
+        found = sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, 4)
+        assert found == socket.inet_aton("127.0.0.1"), "another interface than the one that was named"
         server.publish([snapshot(1, levels(1)), trade(1)])
         got: list[list[int]] = [[], [], []]
         topics = ["trades *", "book *"]

@@ -154,13 +154,15 @@ def test_every_number_is_there_and_of_this_moment() -> None:
     hub = Hub(epoch=1, now=S, wake=lambda client: None)
     meter = FeedMeter()
     clients = [hub.attach("same", S) for _ in range(2)]
+    hub.handle(hub.attach("other", S), Login("", "same #2"), S)  # a name that is taken is numbered too
     for client in clients:
         hub.handle(client, Login(), S)
         hub.handle(client, Subscribe(1, ("trades *",), Policy.DROP_OLDEST, 16), S)
         client.take(1 << 20)
     records = [trade(n) for n in range(1, 41)]
-    meter.take(records)
+    meter.take([*records, Gap(1, 2, "v", "A", "trades", "disconnect", "lost"), status("disconnected")])
     hub.publish(records, 41 * S)
+    hub.now += 2 * S
     text, kind = exposition(registry_of(HubCollector(hub, meter, {"v:A": OrderBook()})))
     assert kind.startswith("text/plain")
     found = {
@@ -168,7 +170,8 @@ def test_every_number_is_there_and_of_this_moment() -> None:
         for family in text_string_to_metric_families(text.decode())
         for s in family.samples
     }
-    assert found["cmd_server_clients",] == 2
+    assert len(found) == text.count(b"\n") - text.count(b"\n#") - text.startswith(b"#")  # no row comes twice
+    assert found["cmd_server_clients",] == 3
     assert found["cmd_server_records_total",] == 40
     assert found["cmd_server_books", "EMPTY"] == 1
     assert found["cmd_feed_records_total", "trades", "v"] == 40
@@ -178,6 +181,14 @@ def test_every_number_is_there_and_of_this_moment() -> None:
         assert found["cmd_client_queue_limit", *label] == 16
         assert found["cmd_client_dropped_total", *label] == clients[0].counters.dropped > 0
         assert found["cmd_client_sent_total", *label] == clients[0].counters.sent > 0
+        assert found["cmd_client_sent_bytes_total", *label] == clients[0].counters.bytes > 0
+        assert found["cmd_client_lag_seconds", *label] == 2
+        assert found["cmd_client_queue_high_water", *label] == clients[0].counters.high_water > 0
+    assert found["cmd_feed_lag_seconds", "v"] == 0.25
+    assert found["cmd_feed_last_seconds", "v"] == 40.25
+    assert found["cmd_feed_gaps_total", "disconnect", "trades", "v"] == 1
+    assert found["cmd_feed_reconnects_total", "c", "v"] == 1
+    assert found["cmd_feed_connected", "c", "v"] == 0
     assert any(name[0].startswith("process_") for name in found)
 
 

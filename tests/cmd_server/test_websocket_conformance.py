@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +18,14 @@ CASES = 247
 
 
 kosoku = pytest.importorskip("kosoku", reason="pip install kosoku")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """Take the suite's own ``pkg_resources`` away again: pytest's ``syspath_prepend`` would use it in later tests."""
+    yield
+    if "kosoku" in (getattr(sys.modules.get("pkg_resources"), "__file__", None) or ""):
+        del sys.modules["pkg_resources"]
 
 
 def judge(results: list[Any]) -> None:

@@ -178,10 +178,14 @@ class HubCollector:
 def _names(hub: Hub) -> Iterator[str]:
     """A label for every client; clients of one name are numbered, for two rows must not have one label."""
     seen: Counter[str] = Counter()
+    used: set[str] = set()
     for client in hub.clients:
-        seen[client.name] += 1
-        n = seen[client.name]
-        yield client.name if n == 1 else f"{client.name} #{n}"
+        label = client.name
+        while label in used:  # a client may call itself "name #2"
+            seen[client.name] += 1
+            label = f"{client.name} #{seen[client.name] + 1}"
+        used.add(label)
+        yield label
 
 
 def registry_of(collector: HubCollector) -> CollectorRegistry:
