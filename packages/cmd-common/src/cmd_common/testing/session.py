@@ -197,11 +197,15 @@ class VenueSession:
                 else:
                     self._again(frame.connection, f"closed with {frame.code}")
 
-    def run(self, *, seconds: int = 0) -> None:
-        """Play until everything was sent and every feed was told, or for so many seconds; then the feeds are closed."""
+    def run(self, *, seconds: int = 0, polls: int = 400_000) -> None:
+        """Play until everything was sent and every feed was told, or for so many seconds; then the feeds are closed.
+
+        An emulator that is polled more often than ``polls`` is taken for endless: a quarter of a second passes at most
+        from one poll to the next.
+        """
         ticked, begun = self.now, self.now
         feeds = list(self.feeds.values())
-        for _ in range(400_000):
+        for _ in range(polls):
             poll = self.emulator.poll(self.now)
             self._deliver(poll.frames)
             for token, response in poll.responses:
