@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from venue_session import source
 
 from cmd_archiver.command import archive
 from cmd_bitstamp import BITSTAMP
@@ -16,6 +15,7 @@ from cmd_common.commands import ArchiveOptions, LogReporter
 from cmd_common.io import open_reader
 from cmd_common.records import Candle, Gap, Trade
 from cmd_common.seams import SystemClock, system_rng
+from cmd_common.testing.session import simulated
 from cmd_feed.net import SystemNet
 from cmd_replay.host import Host
 
@@ -47,7 +47,7 @@ async def archived(host: Host, store: Path, **options: Any) -> dict[str, Any]:
 
 
 async def test_two_days_of_candles_and_what_is_left_of_the_trades(tmp_path: Path) -> None:
-    made = source(
+    made = simulated(
         BITSTAMP, "rate_limit:at=2,ms=1000", symbols=1, start=START, history_days=3, history_trades=1440, speed=1
     )
     emulator = BitstampEmulator(made)

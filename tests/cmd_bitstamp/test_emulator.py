@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from venue_session import SECOND, T0, VenueSession, source
 
 from cmd_bitstamp import BITSTAMP
 from cmd_bitstamp.emulator import BitstampEmulator
@@ -16,12 +15,13 @@ from cmd_common.emulation import Accept
 from cmd_common.feed import Subscription
 from cmd_common.records import BookDelta, BookSnapshot, FeedStatus, Gap, Quote, Trade
 from cmd_common.sequence import BookState
+from cmd_common.testing.session import SECOND, T0, VenueSession, simulated
 
 SYMBOLS = ("BTCUSD", "ETHUSD")
 
 
 def session(*faults: str, **options: Any) -> VenueSession:
-    return VenueSession(BITSTAMP, BitstampEmulator(source(BITSTAMP, *faults, **options)))
+    return VenueSession(BITSTAMP, BitstampEmulator(simulated(BITSTAMP, *faults, **options)))
 
 
 def assert_books(s: VenueSession, feed: Any) -> None:
@@ -168,7 +168,7 @@ def test_what_was_recorded_can_be_served_again(tmp_path: Path) -> None:
     ]
     path = tmp_path / "bitstamp.ndjson"
     path.write_text("\n".join(lines) + "\n")
-    emulator = BitstampEmulator(source(BITSTAMP, simulate=False, recordings=(str(path),), duration=0))
+    emulator = BitstampEmulator(simulated(BITSTAMP, simulate=False, recordings=(str(path),), duration=0))
     again = VenueSession(BITSTAMP, emulator)
     known = first.instruments()
     again.instruments = lambda: known  # type: ignore[method-assign]
@@ -193,7 +193,7 @@ FOLDER = Path(ROOT) / "bitstamp"
 @pytest.mark.skipif(not ROOT, reason="CMD_RECORDINGS is not set")
 def test_a_recording_is_served_to_clients() -> None:
     path = str(FOLDER / "cryptofeed_10pairs_20220105.ndjson")
-    emulator = BitstampEmulator(source(BITSTAMP, simulate=False, recordings=(path,), duration=0))
+    emulator = BitstampEmulator(simulated(BITSTAMP, simulate=False, recordings=(path,), duration=0))
     s = VenueSession(BITSTAMP, emulator)
     symbols = ("BATEUR", "XRPEUR", "USDTUSD", "GALAEUR")
     assert set(symbols) <= set(s.instruments())
@@ -215,7 +215,7 @@ def test_a_recording_is_served_to_clients() -> None:
 @pytest.mark.skipif(not ROOT, reason="CMD_RECORDINGS is not set")
 def test_recorded_order_events_reach_who_asks_for_them() -> None:
     path = str(FOLDER / "tickvault_live_orders_btcusd_20260824.ndjson")
-    emulator = BitstampEmulator(source(BITSTAMP, simulate=False, recordings=(path,), duration=0))
+    emulator = BitstampEmulator(simulated(BITSTAMP, simulate=False, recordings=(path,), duration=0))
     s = VenueSession(BITSTAMP, emulator)
     (feed,) = s.start(Subscription(("BTCUSD",), ("trades",), options={"live_orders": "on"}))
     s.run()

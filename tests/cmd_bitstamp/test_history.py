@@ -10,7 +10,6 @@ from typing import Any
 
 import bitstamp_wire as w
 import pytest
-from venue_session import ENDPOINTS, SECOND, VenueSession, source
 
 from cmd_bitstamp import BITSTAMP, rest
 from cmd_bitstamp.archive import HISTORY, BitstampHistory
@@ -19,6 +18,7 @@ from cmd_common.errors import ProtocolError, RateLimitError, UsageError
 from cmd_common.history import HistorySource, Walk
 from cmd_common.http import HttpResponse
 from cmd_common.records import REST, Candle, Trade
+from cmd_common.testing.session import ENDPOINTS, SECOND, VenueSession, simulated
 
 MINUTE = 60 * SECOND
 DAY = 1440 * MINUTE
@@ -27,20 +27,22 @@ SYMBOL = "BTCUSD"
 
 
 def session(**options: Any) -> VenueSession:
-    made = source(BITSTAMP, start=START, history_days=2, symbols=1, **options)
+    made = simulated(BITSTAMP, start=START, history_days=2, symbols=1, **options)
     return VenueSession(BITSTAMP, BitstampEmulator(made))
 
 
 def test_trades_of_the_last_day_and_the_rest_is_lost() -> None:
     s = session()
     walk = Walk("trades", SYMBOL, START - DAY + MINUTE, START)
-    rows, lost = s.walk(walk, now=START)
+    found = s.walk(walk, START)
+    rows, lost = found.rows(), found.lost
     assert lost == []
     truth = s.emulator.market.trades_between(SYMBOL, walk.start, walk.end)  # type: ignore[attr-defined]
     assert sorted(rows, key=int) == [str(t.id) for t in truth]
     assert all(isinstance(r, Trade) and r.flags & REST and not r.ts_event % SECOND for r in rows.values())
     assert {r.side for r in rows.values() if isinstance(r, Trade)} == {"buy", "sell"}
-    rows, lost = s.walk(Walk("trades", SYMBOL, START - 2 * DAY, START), now=START)
+    found = s.walk(Walk("trades", SYMBOL, START - 2 * DAY, START), START)
+    rows, lost = found.rows(), found.lost
     assert lost == ["only the trades of the last 24 hours are given"]
     page = HISTORY.page(Walk("trades", SYMBOL, 0, START), "", HttpResponse(200, b"[]"), START)
     assert page.lost_span == (0, START - DAY)
@@ -57,9 +59,10 @@ def test_trades_of_the_last_day_and_the_rest_is_lost() -> None:
 )
 def test_candles_are_read_in_windows(start: int, end: int, interval: str, count: int, pages: int) -> None:
     s = session(history_trades=2880)
-    rows, lost = s.walk(Walk("candles", SYMBOL, start, end, interval), now=START)
+    found = s.walk(Walk("candles", SYMBOL, start, end, interval), START)
+    rows, lost = found.rows(), found.lost
     assert lost == []
-    assert (len(rows), s.pages) == (count, pages)
+    assert (len(rows), len(found.asked)) == (count, pages)
     assert all(isinstance(r, Candle) and start <= r.open_time < end and r.trades == -1 for r in rows.values())
 
 

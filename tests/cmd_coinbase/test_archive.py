@@ -38,7 +38,7 @@ def test_two_days_of_trades_are_complete(exchange: Any) -> None:
     s = session(exchange)
     for start in days(s):
         walk = Walk("trades", BTC, start, start + DAY)
-        records, asked, _ = s.walk(walk, FUTURE)
+        records, _, asked, _ = s.walk(walk, FUTURE)
         truth = {t.id: t for t in s.emulator.market.trades_between(BTC, start, start + DAY)}
         unique = {t.trade_seq: t for t in records}
         assert sorted(unique) == sorted(truth)
@@ -60,13 +60,13 @@ def test_a_walk_that_is_killed_goes_on_from_its_last_cursor(exchange: Any) -> No
     s = session(exchange)
     start = days(s)[0]
     walk = Walk("trades", BTC, start, start + DAY)
-    whole, asked, _ = s.walk(walk, FUTURE)
+    whole, _, asked, _ = s.walk(walk, FUTURE)
     assert len(asked) > 4
     for at in range(1, len(asked)):
         fresh = CoinbaseSession(exchange, s.emulator)  # another process: nothing but the cursor is known
-        head, _, cursor = fresh.walk(walk, FUTURE, most=at)
+        head, _, _, cursor = fresh.walk(walk, FUTURE, most=at)
         assert isinstance(cursor, str)
-        tail, _, end = fresh.walk(walk, FUTURE, cursor=cursor)
+        tail, _, _, end = fresh.walk(walk, FUTURE, cursor=cursor)
         assert end is None
         assert head + tail == whole
 
@@ -77,7 +77,7 @@ def test_parts_of_a_day(exchange: Any, hours: tuple[int, int]) -> None:
     s = session(exchange)
     start = days(s)[0] + hours[0] * 3600 * SECOND + 7_000_001
     end = start + max(1, (hours[1] - hours[0]) * 3600 * SECOND)
-    records, _, _ = s.walk(Walk("trades", BTC, start, end), FUTURE)
+    records, *_ = s.walk(Walk("trades", BTC, start, end), FUTURE)
     truth = [t.id for t in s.emulator.market.trades_between(BTC, start, end)]
     assert sorted({t.trade_seq for t in records}) == truth
 
@@ -86,7 +86,7 @@ def test_parts_of_a_day(exchange: Any, hours: tuple[int, int]) -> None:
 def test_the_newest_trades_need_no_search(exchange: Any) -> None:
     s = session(exchange)
     clock = s.emulator.market.clock
-    records, asked, _ = s.walk(Walk("trades", BTC, clock - 3600 * SECOND, FUTURE), clock)
+    records, _, asked, _ = s.walk(Walk("trades", BTC, clock - 3600 * SECOND, FUTURE), clock)
     assert len(asked) <= 3
     newest = s.emulator.market.latest_trades(BTC, 1)[0]
     assert max(t.trade_seq for t in records) == newest.id
@@ -97,7 +97,7 @@ def test_before_the_first_trade_and_after_the_last_there_is_nothing(exchange: An
     s = session(exchange)
     first = days(s)[0] - 30 * DAY
     for start in (first, FUTURE):
-        records, asked, _ = s.walk(Walk("trades", BTC, start, start + DAY), FUTURE + 2 * DAY)
+        records, _, asked, _ = s.walk(Walk("trades", BTC, start, start + DAY), FUTURE + 2 * DAY)
         assert records == []
         assert len(asked) < 60
 
@@ -108,7 +108,7 @@ def test_candles_of_two_days(exchange: Any, interval: str) -> None:
     s = session(exchange)
     first, second = days(s)
     walk = Walk("candles", BTC, first, second + DAY, interval)
-    records, asked, _ = s.walk(walk, FUTURE)
+    records, _, asked, _ = s.walk(walk, FUTURE)
     truth = {c.open_time: c for c in s.emulator.market.candles(BTC, interval, first, second + DAY - 1) if c.count}
     assert sorted(c.open_time for c in records) == sorted(truth)
     for candle in records:
@@ -129,10 +129,10 @@ def test_candles_that_are_not_over_are_left_out(exchange: Any) -> None:
     start = days(s)[1]
     now = start + 10 * 60 * SECOND + 30 * SECOND
     if exchange is EXCHANGE:  # the last minutes may come from a cache: the walk waits for it once
-        records, asked, _ = s.walk(Walk("candles", BTC, start, start + 8 * 60 * SECOND, "1m"), now)
+        records, _, asked, _ = s.walk(Walk("candles", BTC, start, start + 8 * 60 * SECOND, "1m"), now)
         assert asked == ["", f"late:{start}"]
         assert max(c.open_time for c in records) < start + 8 * 60 * SECOND
-    records, asked, _ = s.walk(Walk("candles", BTC, start, start + DAY, "1m"), now)
+    records, _, asked, _ = s.walk(Walk("candles", BTC, start, start + DAY, "1m"), now)
     assert max(c.close_time for c in records) <= now
     assert asked == [""]
 

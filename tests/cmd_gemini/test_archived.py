@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from venue_session import source
 
 from cmd_archiver.command import archive
 from cmd_common.commands import ArchiveOptions, LogReporter
 from cmd_common.io import open_reader
 from cmd_common.records import Candle, Gap, Trade
 from cmd_common.seams import SystemClock, system_rng
+from cmd_common.testing.session import simulated
 from cmd_feed.net import SystemNet
 from cmd_gemini import GEMINI
 from cmd_gemini.emulator import GeminiEmulator
@@ -56,7 +56,7 @@ async def archived(host: Host, store: Path, **options: Any) -> dict[str, Any]:
 async def test_two_days_are_complete_though_pages_hold_the_newest_trades(tmp_path: Path) -> None:
     # The other direction of pages is walked in test_history, without the exchange's limit of two requests a second.
     start = int(datetime(2026, 3, 4, 12, tzinfo=UTC).timestamp()) * SECOND
-    made = source(
+    made = simulated(
         GEMINI, "rate_limit:at=2,ms=1000", symbols=1, start=start, history_days=3, history_trades=540, speed=1
     )
     emulator = Newest(made)

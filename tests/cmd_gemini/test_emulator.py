@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from venue_session import ENDPOINTS, SECOND, T0, VenueSession, source
 
 from cmd_common.emulation import Accept
 from cmd_common.feed import Subscription
 from cmd_common.http import HttpResponse
 from cmd_common.records import BookDelta, BookSnapshot, Candle, FeedStatus, Gap, Quote, Trade
 from cmd_common.sequence import BookState
+from cmd_common.testing.session import ENDPOINTS, SECOND, T0, VenueSession, simulated
 from cmd_gemini import GEMINI
 from cmd_gemini.emulator import GeminiEmulator
 
@@ -22,7 +22,7 @@ SYMBOLS = ("BTCUSD", "ETHUSD")
 
 
 def session(*faults: str, **options: Any) -> VenueSession:
-    return VenueSession(GEMINI, GeminiEmulator(source(GEMINI, *faults, **options)))
+    return VenueSession(GEMINI, GeminiEmulator(simulated(GEMINI, *faults, **options)))
 
 
 def assert_books(s: VenueSession, feed: Any) -> None:
@@ -231,7 +231,7 @@ def test_what_was_recorded_can_be_served_again(api: str, tmp_path: Path) -> None
     ]
     path = tmp_path / "gemini.ndjson"
     path.write_text("\n".join(lines) + "\n")
-    again = VenueSession(GEMINI, GeminiEmulator(source(GEMINI, simulate=False, recordings=(str(path),), duration=0)))
+    again = VenueSession(GEMINI, GeminiEmulator(simulated(GEMINI, simulate=False, recordings=(str(path),), duration=0)))
     known = first.instruments()
     again.instruments = lambda: known  # type: ignore[method-assign]
     (second,) = again.start(subscription)
@@ -249,7 +249,7 @@ def test_what_was_recorded_can_be_served_again(api: str, tmp_path: Path) -> None
         kinds = [type(r) for r in again.records if isinstance(r, Trade | Quote | BookDelta)]
         assert len(kinds) == len([r for r in first.records if isinstance(r, Trade | Quote | BookDelta)])
     # A client of the other feed hears nothing of it.
-    other = VenueSession(GEMINI, GeminiEmulator(source(GEMINI, simulate=False, recordings=(str(path),), duration=0)))
+    other = VenueSession(GEMINI, GeminiEmulator(simulated(GEMINI, simulate=False, recordings=(str(path),), duration=0)))
     other.instruments = lambda: known  # type: ignore[method-assign]
     wrong = "v2" if api == "current" else "current"
     (third,) = other.start(Subscription(SYMBOLS, ("trades", "book"), options={"api": wrong}))
@@ -266,7 +266,7 @@ RECORDING = FOLDER / "cryptofeed_v2_10symbols_20210624.ndjson"
 @pytest.mark.skipif(not ROOT, reason="CMD_RECORDINGS is not set")
 @pytest.mark.parametrize("late", [False, True])
 def test_a_recording_of_the_older_feed_is_served_to_its_clients(late: bool) -> None:
-    emulator = GeminiEmulator(source(GEMINI, simulate=False, recordings=(str(RECORDING),), duration=0))
+    emulator = GeminiEmulator(simulated(GEMINI, simulate=False, recordings=(str(RECORDING),), duration=0))
     s = VenueSession(GEMINI, emulator)
     symbols = ("ANKRUSD", "FILUSD", "LINKETH", "LTCETH", "ZECLTC")
     assert set(s.instruments()) == set(symbols)

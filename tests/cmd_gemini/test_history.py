@@ -7,12 +7,12 @@ from typing import Any
 
 import gemini_wire as w
 import pytest
-from venue_session import ENDPOINTS, SECOND, VenueSession, source
 
 from cmd_common.errors import ProtocolError, UsageError
 from cmd_common.history import HistorySource, Walk
 from cmd_common.http import HttpResponse
 from cmd_common.records import REST, Candle, Trade
+from cmd_common.testing.session import ENDPOINTS, SECOND, VenueSession, simulated
 from cmd_gemini import GEMINI, rest
 from cmd_gemini.archive import HISTORY, GeminiHistory
 from cmd_gemini.emulator import GeminiEmulator
@@ -42,7 +42,7 @@ class NewestOnly(Newest):
 
 
 def session(kind: type[GeminiEmulator] = GeminiEmulator, history_trades: int = 8640) -> VenueSession:
-    made = source(GEMINI, start=START, history_days=2, history_trades=history_trades, symbols=1)
+    made = simulated(GEMINI, start=START, history_days=2, history_trades=history_trades, symbols=1)
     return VenueSession(GEMINI, kind(made))
 
 
@@ -57,7 +57,8 @@ WALKS = [(START - DAY, START - DAY + 6 * 60 * MINUTE), (START - 60 * MINUTE, STA
 @pytest.mark.parametrize(("start", "end"), WALKS)
 def test_trades_are_complete_whichever_way_pages_go(kind: type[GeminiEmulator], start: int, end: int) -> None:
     s = session(kind)
-    rows, lost = s.walk(Walk("trades", SYMBOL, start, end), now=START)
+    found = s.walk(Walk("trades", SYMBOL, start, end), START)
+    rows, lost = found.rows(), found.lost
     assert lost == []
     assert sorted(rows, key=int) == truth(s, start, end)
     assert all(isinstance(r, Trade) and r.flags & REST and start <= r.ts_event < end for r in rows.values())
@@ -66,7 +67,8 @@ def test_trades_are_complete_whichever_way_pages_go(kind: type[GeminiEmulator], 
 def test_pages_that_hold_only_the_newest_are_told_as_a_loss() -> None:
     s = session(NewestOnly)
     walk = Walk("trades", SYMBOL, START - DAY, START)
-    rows, lost = s.walk(walk, now=START)
+    found = s.walk(walk, START)
+    rows, lost = found.rows(), found.lost
     assert len(lost) == 1
     assert "newest 500" in lost[0]
     assert sorted(rows, key=int) == truth(s, walk.start, walk.end)[-len(rows) :]
@@ -119,14 +121,17 @@ def test_an_interrupted_walk_goes_on_from_its_cursor() -> None:
 def test_candles_are_the_newest_ones_and_the_rest_is_lost() -> None:
     s = session(history_trades=1440)
     start = START - 60 * MINUTE
-    rows, lost = s.walk(Walk("candles", SYMBOL, start, START, "1m"), now=START)
+    found = s.walk(Walk("candles", SYMBOL, start, START, "1m"), START)
+    rows, lost = found.rows(), found.lost
     assert lost == []
     assert sorted(rows) == list(range(start, START, MINUTE))
     assert all(isinstance(r, Candle) and r.state == "final" and r.trades == -1 for r in rows.values())
-    rows, lost = s.walk(Walk("candles", SYMBOL, START - 2 * DAY, START, "1m"), now=START)
+    found = s.walk(Walk("candles", SYMBOL, START - 2 * DAY, START, "1m"), START)
+    rows, lost = found.rows(), found.lost
     assert len(lost) == 1
     assert 1400 <= len(rows) <= 1441
-    rows, lost = s.walk(Walk("candles", SYMBOL, START - DAY, START + DAY, "6h"), now=START)
+    found = s.walk(Walk("candles", SYMBOL, START - DAY, START + DAY, "6h"), START)
+    rows, lost = found.rows(), found.lost
     assert len(rows) == 4  # the open one is left out
 
 

@@ -10,17 +10,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from qdb_kit import location_of, one_of_each, random_records, to_batches
+import pytest
+from msgspec import structs
+from qdb_kit import key_of, location_of, one_of_each, random_records, to_batches
 
 from cmd_common import open_reader, open_writer
 from cmd_common.commands import RecordOptions, ReplayOptions
+from cmd_common.feed import Subscription
 from cmd_common.io import WriterCounters
-from cmd_common.records import TABLE_OF, Record
+from cmd_common.records import TABLE_OF, Candle, Record, Trade
+from cmd_common.registry import exchange as find_exchange
 from cmd_common.schema import TABLES
+from cmd_common.schema import table as table_of
+from cmd_common.testing.session import VenueSession, simulated
 from cmd_feed.session import LiveSession
 from cmd_replay.command import serve
 
 SECOND = 1_000_000_000
+HOUR = 3600 * SECOND
+DAY_START = 1_748_712_600 * SECOND  # 2025-05-31 17:30
 ALL = ("trades", "agg_trades", "quotes", "candles", "book")
 
 
@@ -172,7 +180,7 @@ def test_every_recording_is_the_same_in_both_stores(questdb: Any, recordings: Pa
     assert {"agg_trades", "candles", "book_snapshots", "instruments", "feed_status"} <= set(found)
 
 
-def test_a_simulated_day_is_the_same_in_both_stores(questdb: Any, tmp_path: Path) -> None:
+def test_midnight_is_the_same_in_both_stores(questdb: Any, tmp_path: Path) -> None:
     """All types of three venues over midnight, and the merged book over them."""
     start = 1_748_735_970 * SECOND  # half a minute before 2025-06-01
     records: list[Record] = []
@@ -186,6 +194,52 @@ def test_a_simulated_day_is_the_same_in_both_stores(questdb: Any, tmp_path: Path
     found = compare(*both(tmp_path, questdb, records))
     assert set(found) == set(TABLES)
     assert found["trades"] > 500
+
+
+def simulated_day(venue: str, types: Sequence[str]) -> list[Record]:
+    """24 hours of a venue in real time on a clock that jumps, from 17:30 to 17:30, as its feeds give them."""
+    exchange = find_exchange(venue)
+    source = simulated(
+        exchange, symbols=2, seed=23, start=DAY_START, duration=24 * HOUR, rate=0.4, levels=20, speed=1.0
+    )
+    session = VenueSession(exchange, exchange.emulator(source), DAY_START)
+    session.start(Subscription(tuple(session.instruments()), tuple(types), snapshot_every=600 * SECOND))
+    session.run(polls=2_000_000)
+    for table in ("trades", "quotes", "candles", "book_deltas", "book_snapshots"):
+        times = [getattr(r, table_of(table).time) for r in session.records if TABLE_OF[type(r)] == table]
+        assert len({t // HOUR for t in times}) == 25, f"{venue}: {table} lack hours"
+    return session.records
+
+
+def edges(hours: Sequence[int]) -> list[Record]:
+    """One record of every type, with numbers that need all digits, at the first and the last ns of hours."""
+    found = [
+        structs.replace(record, **{table_of(TABLE_OF[type(record)]).time: at})
+        for i, hour in enumerate(hours)
+        for k, at in enumerate((hour, hour + HOUR - 1))
+        for record in one_of_each(2 * i + k)
+    ]
+    return [r for r in found if not isinstance(r, Candle) or not r.open_time % SECOND]  # candles open at whole minutes
+
+
+@pytest.mark.slow
+def test_a_simulated_day_is_the_same_in_both_stores(questdb: Any, tmp_path: Path) -> None:
+    """Every type over every hour and midnight, recorded live; then the day's trades come from the archive, too."""
+    records = simulated_day("binance-spot", ALL)
+    records += edges(range(DAY_START // HOUR * HOUR, DAY_START + 24 * HOUR, HOUR))
+    random.Random(7).shuffle(records)  # as from many connections, and worse
+    stores = both(tmp_path, questdb, records)
+    found = compare(*stores)
+    assert set(found) == set(TABLES)
+    assert sum(found.values()) > 100_000
+    assert sum(found.values()) == len({key_of(r) for r in records})
+    trades = [r for r in records if isinstance(r, Trade)]
+    archived = [structs.replace(r, ts_recv=0, price=r.price * 1.1) for r in trades[::2]]
+    archived += [structs.replace(r, ts_recv=0, trade_id=f"{r.trade_id}-a") for r in trades[::3]]
+    for store in stores:
+        with open_writer(store) as writer:
+            writer.write_batch("trades", to_batches(archived)["trades"])
+    assert compare(*stores)["trades"] == found["trades"] + len(trades[::3])
 
 
 def test_the_same_batches_are_the_same_in_both_stores(questdb: Any, tmp_path: Path) -> None:

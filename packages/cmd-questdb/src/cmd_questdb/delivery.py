@@ -1,11 +1,16 @@
-"""Chunks on their way to the server: classes of the preference, retries, and rows that the server refuses."""
+"""Chunks on their way to the server: classes of the preference, retries, and rows that the server refuses.
+
+Bulk rows go in large chunks, and each is made ready while the server takes the one before (``send_bulk``): the server
+needs most of the time. Chunks are confirmed one after the other all the same. When one fails, nothing else is under
+way, and its rows go again in small chunks, as live rows do, until they are stored: only then the next is begun.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cmd_common.errors import StoreError
 from cmd_common.io import WriterCounters
@@ -14,7 +19,7 @@ from cmd_common.seams import Clock, Rng
 
 from .conf import Conf
 from .convert import MIN_AGE, make_native
-from .frames import AHEAD, compute, cut, faults, frame
+from .frames import AHEAD, compute, cut, faults, frame, regroup
 from .merge import classes, drop_beaten
 from .quarantine import Quarantine
 from .retry import Backoff, RetryPolicy
@@ -28,6 +33,7 @@ __all__ = ["Delivery", "GaveUp", "QuestDBCounters"]
 
 _LOG: Final = logging.getLogger("cmd_questdb")
 _BAD_ROWS: Final = 100  # of one chunk; with more it is not the rows that are wrong
+_BULK_CHUNK: Final = 150_000  # rows in a transaction of bulk rows at most: fewer transactions are faster
 
 
 class QuestDBCounters(WriterCounters):
@@ -53,6 +59,14 @@ class GaveUp(ServerAway):
     def __init__(self, error: ServerAway) -> None:
         super().__init__(error.message, hint=error.hint)
         self.error = error
+
+
+class _Begun(NamedTuple):
+    """A chunk under way."""
+
+    name: str
+    chunk: pa.Table
+    patience: float
 
 
 class Delivery:
@@ -81,6 +95,7 @@ class Delivery:
         self._rng = rng
         self._sleep = sleep
         self._monotonic = monotonic
+        self._begun: _Begun | None = None
 
     def backoff(self, limit: float) -> Backoff:
         """Pauses between attempts for at most ``limit`` seconds."""
@@ -105,24 +120,70 @@ class Delivery:
         self._quarantine.put(name, column, reason, row.to_pylist()[0])
         self.counters.quarantined += 1
 
-    def send_rows(
-        self, name: str, data: pa.Table, patience: float, *, unbeaten: bool = False, chunk_rows: int = 0
-    ) -> None:
-        """Store rows by the schema's preference; ``unbeaten``: it is known that no better row is stored.
+    def send_rows(self, name: str, data: pa.Table, patience: float) -> None:
+        """Store rows by the schema's preference.
 
-        ``chunk_rows``: how many may go in one transaction, where that is more than the setting of the store says.
         Raises ServerAway when that takes longer than ``patience`` seconds a chunk, TableSuspended, StoreError.
         """
+        for left in self._preferred(name, data):
+            for chunk in cut(left, self.conf.chunk_rows):
+                self.send_chunk(name, chunk, patience)
+
+    def send_bulk(self, name: str, pieces: Iterable[pa.Table], patience: float, *, unbeaten: bool) -> None:
+        """Store many rows as ``send_rows`` does, faster; ``unbeaten``: it is known that no better row is stored."""
+        limit = max(_BULK_CHUNK, self.conf.chunk_rows)
+        try:
+            for data in regroup(pieces, limit):
+                for left in [data] if unbeaten else self._preferred(name, data):
+                    for chunk in cut(left, limit):
+                        self._begin(name, chunk, patience)
+            self._settle()
+        finally:
+            self._begun = None  # of a unit that failed: it is written again
+
+    def _preferred(self, name: str, data: pa.Table) -> Iterable[pa.Table]:
+        """The rows that no stored row beats, class by class, the worst first."""
         import pyarrow as pa
 
         of_row = classes(name, data)
-        found = sorted({int(c) for c in set(of_row.tolist())}, reverse=True)  # the worst first
+        found = sorted({int(c) for c in set(of_row.tolist())}, reverse=True)
         for cls in found:
             mine = data if len(found) == 1 else data.filter(pa.array(of_row == cls))
-            left = mine if unbeaten else drop_beaten(self._client, name, mine, cls)
+            if cls:
+                self._settle()  # what is under way counts as stored
+            left = drop_beaten(self._client, name, mine, cls)
             self.counters.beaten += mine.num_rows - left.num_rows
-            for chunk in cut(left, max(chunk_rows, self.conf.chunk_rows)):
-                self.send_chunk(name, chunk, patience)
+            yield left
+
+    def _begin(self, name: str, chunk: pa.Table, patience: float) -> None:
+        """Make a chunk ready, wait for the one before, and begin to send it."""
+        try:
+            self._open_partitions(name, chunk)
+            packet = self._transport.prepare(self.conf.table(name), frame(name, chunk))
+        except (ServerAway, TransportError):
+            self._settle()
+            self.send_chunk(name, chunk, patience)  # which meets it again and knows what to do
+            return
+        self._settle()
+        self._transport.start(packet)
+        self._begun = _Begun(name, chunk, patience)
+
+    def _settle(self) -> None:
+        """Return when the chunk under way is stored, if there is one."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        name, chunk, patience = begun
+        try:
+            self._transport.finish()
+        except TransportError as error:
+            if error.again:
+                self._count_failure(error)
+                self.counters.retries += 1
+            for part in cut(chunk, self.conf.chunk_rows):
+                self.send_chunk(name, part, patience)
+            return
+        self._count_sent(name, chunk)
 
     def send_chunk(self, name: str, chunk: pa.Table, patience: float) -> None:
         """Return when the chunk is stored, without its bad rows. Raises ServerAway after ``patience`` seconds."""
@@ -175,9 +236,7 @@ class Delivery:
                 self._put_away(name, chunk.slice(error.row, 1), error.column, error.message)
                 chunk = _without(chunk, error.row)
                 continue
-            self.counters.chunks += 1
-            self.counters.sent += chunk.num_rows
-            self.touched.add(name)
+            self._count_sent(name, chunk)
             return
 
     def _open_partitions(self, name: str, chunk: pa.Table) -> None:
@@ -208,9 +267,12 @@ class Delivery:
                 half = part.num_rows // 2
                 stack += [part.slice(half), part.slice(0, half)]
                 continue
-            self.counters.chunks += 1
-            self.counters.sent += part.num_rows
-            self.touched.add(name)
+            self._count_sent(name, part)
+
+    def _count_sent(self, name: str, chunk: pa.Table) -> None:
+        self.counters.chunks += 1
+        self.counters.sent += chunk.num_rows
+        self.touched.add(name)
 
     def _count_failure(self, error: TransportError) -> None:
         counters = self.counters

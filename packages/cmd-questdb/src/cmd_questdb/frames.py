@@ -12,7 +12,7 @@ future makes all that follows out of order, and cannot be taken back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import accumulate
 from operator import attrgetter
@@ -40,6 +40,7 @@ __all__ = [
     "cut",
     "faults",
     "frame",
+    "regroup",
     "rows",
     "to_batch",
     "tombstones",
@@ -256,7 +257,8 @@ def faults(name: str, data: pa.Table, latest: int = LATEST) -> list[Fault]:
             bad = pc.is_inf(values) if column.name in UNKNOWN else pc.invert(pc.is_finite(values))
             note(column.name, bad, "not a finite number, which is QuestDB's NULL")
         elif kind == "string":
-            note(column.name, pc.match_substring(values, "\0"), "text with a NUL character")
+            if _may_hold_nul(values):
+                note(column.name, pc.match_substring(values, "\0"), "text with a NUL character")
         elif kind in LEVEL_WIDTH:
             flat = pc.list_flatten(values)
             if len(flat) and not pc.all(pc.is_finite(flat)).as_py():
@@ -266,6 +268,21 @@ def faults(name: str, data: pa.Table, latest: int = LATEST) -> list[Fault]:
     return [found[row] for row in sorted(found)]
 
 
+def _may_hold_nul(column: Any) -> bool:
+    """Whether there is a zero byte in the text of a column: far quicker than to search every value."""
+    import numpy as np
+
+    for chunk in column.chunks:
+        _, offsets, text = chunk.buffers()
+        if text is None or not len(chunk):
+            continue
+        ends = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        found = np.frombuffer(text, np.uint8)[ends[0] : ends[-1]]
+        if len(found) and not found.min():
+            return True
+    return False
+
+
 def cut(data: pa.Table, limit: int) -> Iterator[pa.Table]:
     """Cut a batch into chunks of at most ``limit`` rows, fewer where rows are large."""
     if not data.num_rows:
@@ -273,6 +290,23 @@ def cut(data: pa.Table, limit: int) -> Iterator[pa.Table]:
     step = max(1, min(limit, _CHUNK_BYTES // max(1, data.nbytes // data.num_rows)))
     for start in range(0, data.num_rows, step):
         yield data.slice(start, step)
+
+
+def regroup(pieces: Iterable[pa.Table], limit: int) -> Iterator[pa.Table]:
+    """Put small pieces together, in their order, up to ``limit`` rows and the bytes of a chunk."""
+    import pyarrow as pa
+
+    held: list[pa.Table] = []
+    many = size = 0
+    for piece in pieces:
+        if held and (many + piece.num_rows > limit or size + piece.nbytes > _CHUNK_BYTES):
+            yield pa.concat_tables(held)
+            held, many, size = [], 0, 0
+        held.append(piece)
+        many += piece.num_rows
+        size += piece.nbytes
+    if held:
+        yield pa.concat_tables(held)
 
 
 def frame(name: str, data: pa.Table) -> Frame:

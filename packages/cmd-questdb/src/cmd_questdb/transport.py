@@ -1,10 +1,14 @@
 """How rows reach the server: a seam with ILP over HTTP behind it, and one for QWP that no server of ours speaks yet.
 
 Theory of operation of ``HttpTransport``. A ``questdb.Sender`` belongs to one thread, and a call of it was once seen
-to hang for minutes although both of its time-outs were set. So it lives in a thread of its own; ``send`` hands a
-frame over and waits, but only so long (the watchdog): then that thread and its Sender are given up, which is
-counted, and the next frame gets new ones. The given-up call may still come through: to send the same chunk again is
-safe, because the tables deduplicate by key.
+to hang for minutes although both of its time-outs were set. So it lives in a thread of its own; ``start`` hands
+encoded rows over and ``finish`` waits, but only so long (the watchdog): then that thread and its Sender are given up,
+which is counted, and the next rows get new ones. The given-up call may still come through: to send the same chunk
+again is safe, because the tables deduplicate by key.
+
+Rows are encoded in the caller's thread, by a Sender that is never connected (``prepare``). So the next chunk can be
+encoded while the server is busy with the one before; bulk rows are sent like that. Still only one request is under
+way at any time, or a chunk could be stored before an older one that has to be sent again.
 
 The client's own retries are switched off: they do not cover a server that is gone, and the writer has its own. Of
 each failure ``TransportError`` says whether the same chunk may be sent again:
@@ -25,19 +29,31 @@ import queue
 import re
 import socket
 import threading
-from typing import Any, Final, Literal, Protocol
+from contextlib import suppress
+from functools import cache
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from .conf import Conf
 from .frames import Frame
 
-__all__ = ["HttpTransport", "Kind", "QwpTransport", "Transport", "TransportCounters", "TransportError", "classify"]
+__all__ = [
+    "HttpTransport",
+    "Kind",
+    "Packet",
+    "QwpTransport",
+    "Transport",
+    "TransportCounters",
+    "TransportError",
+    "classify",
+]
 
 Kind = Literal["away", "doubt", "failed", "hung", "refused", "row", "table", "auth"]
 _AGAIN: Final = frozenset({"away", "doubt", "failed", "hung"})
 _MARGIN: Final = 5.0  # s that the watchdog grants beyond the time-outs
 _CONNECT: Final = 5.0  # s
+_PROTOCOL: Final = 3  # of ILP: with arrays
 
 _LINE: Final = re.compile(r"error in line (\d+): table: ([^,;]+)(?:, column: ([^;,]+?))?(?:;|,| does not| ?$)")
 _GONE: Final = re.compile(r"creating new (?:tables|columns) is disabled|table does not exist|is being dropped")
@@ -75,13 +91,30 @@ class TransportCounters(msgspec.Struct):
     hung: int = 0  # calls that the watchdog gave up
 
 
+class Packet(NamedTuple):
+    """Rows of one table as they go to the server."""
+
+    table: str
+    rows: int
+    content: Any  # what the client makes of a frame
+
+
 class Transport(Protocol):
     """Sends frames, one transaction each. Used from one thread."""
 
     counters: TransportCounters
 
+    def prepare(self, table: str, frame: Frame) -> Packet:
+        """Encode a frame, also while another is being sent; raises TransportError when the client refuses it."""
+
+    def start(self, packet: Packet) -> None:
+        """Begin to send; what was begun before has to be finished."""
+
+    def finish(self) -> None:
+        """Return when the server has stored what was begun; raises TransportError when it has not, or nobody knows."""
+
     def send(self, table: str, frame: Frame) -> None:
-        """Return when the server has stored all rows; raises TransportError when it has not, or nobody knows."""
+        """All three in one."""
 
     def close(self) -> None:
         """Release; never raises."""
@@ -127,11 +160,10 @@ def _words(text: str) -> str:
 class _Job:
     """One call for the thread of a Sender."""
 
-    __slots__ = ("done", "error", "frame", "table")
+    __slots__ = ("done", "error", "packet")
 
-    def __init__(self, table: str, frame: Frame) -> None:
-        self.table = table
-        self.frame = frame
+    def __init__(self, packet: Packet) -> None:
+        self.packet = packet
         self.error: TransportError | None = None
         self.done = threading.Event()
 
@@ -153,7 +185,7 @@ class _Worker(threading.Thread):
                 self._send(job)
             except TransportError as error:
                 job.error = error
-            except Exception as error:  # a fault of the client or of the frame: no retry will help
+            except Exception as error:  # a fault of the client: no retry will help
                 job.error = TransportError("refused", f"{type(error).__name__}: {error}")
             job.done.set()
         self._close()
@@ -163,8 +195,7 @@ class _Worker(threading.Thread):
 
         try:
             sender = self._open()
-            with sender.transaction(job.table) as transaction:
-                transaction.dataframe(job.frame.data, symbols=job.frame.symbols, at=job.frame.at)
+            sender.flush(job.packet.content, clear=False, transactional=True)
         except QuestDBError as error:
             raise classify(error.code.name, str(error)) from error
 
@@ -180,10 +211,11 @@ class _Worker(threading.Thread):
                 raise TransportError("away", f"cannot connect to {host}:{port}: {words}") from error
             # A given version spares the question for the server's; retry_timeout 0: the writer has its own retries.
             text = self._conf.client_conf(
-                self._address, protocol_version=3, auto_flush="off", retry_timeout=0, request_min_throughput=0
+                self._address, protocol_version=_PROTOCOL, auto_flush="off", retry_timeout=0, request_min_throughput=0
             )
-            self._sender = Sender.from_conf(text)
-            self._sender.establish()
+            sender = Sender.from_conf(text)
+            _establish(sender)
+            self._sender = sender
         return self._sender
 
     def _close(self) -> None:
@@ -193,6 +225,22 @@ class _Worker(threading.Thread):
             except Exception as error:  # whatever it is, nothing waits for this Sender any more
                 del error
             self._sender = None
+
+
+@cache
+def _encoder() -> Any:
+    """The Sender that makes all buffers and is never connected; one, as the client warns of many new ones."""
+    from questdb import Sender
+
+    sender: Any = Sender.from_conf(f"http::addr=127.0.0.1:1;protocol_version={_PROTOCOL};auto_flush=off;")
+    _establish(sender)
+    return sender
+
+
+def _establish(sender: Any) -> None:
+    """Make a Sender ready, which does not connect: the version is given."""
+    with suppress(UserWarning):  # that Senders are made quickly, as an error where a test asks for it: it is ready then
+        sender.establish()
 
 
 class HttpTransport:
@@ -205,15 +253,35 @@ class HttpTransport:
         self._watchdog = watchdog if watchdog is not None else conf.request_timeout / 1000 + connect_timeout + _MARGIN
         self._address = 0
         self._worker: _Worker | None = None
+        self._job: _Job | None = None  # what is under way
 
-    def send(self, table: str, frame: Frame) -> None:
-        """Send one transaction; raises TransportError."""
+    def prepare(self, table: str, frame: Frame) -> Packet:
+        """Encode a frame; raises TransportError, which no retry will mend."""
+        from questdb import QuestDBError
+
+        try:
+            buffer = _encoder().new_buffer()
+            buffer.dataframe(frame.data, table_name=table, symbols=frame.symbols, at=frame.at)
+        except QuestDBError as error:
+            raise classify(error.code.name, str(error)) from error
+        except Exception as error:  # a fault of the client or of the frame
+            raise TransportError("refused", f"{type(error).__name__}: {error}") from error
+        return Packet(table, len(frame.data), buffer)
+
+    def start(self, packet: Packet) -> None:
+        """Begin to send one transaction."""
         if self._worker is None:
             self._worker = _Worker(self._conf, self._address, self._connect_timeout)
             self._worker.start()
             self.counters.connects += 1
-        job = _Job(table, frame)
-        self._worker.jobs.put(job)
+        self._job = _Job(packet)
+        self._worker.jobs.put(self._job)
+
+    def finish(self) -> None:
+        """Wait for what was begun; raises TransportError."""
+        job, self._job = self._job, None
+        if job is None:
+            return
         if not job.done.wait(self._watchdog):
             self.counters.hung += 1
             self._give_up()
@@ -223,7 +291,12 @@ class HttpTransport:
                 self._give_up()
             raise job.error
         self.counters.sent += 1
-        self.counters.rows += len(frame.data)
+        self.counters.rows += job.packet.rows
+
+    def send(self, table: str, frame: Frame) -> None:
+        """Send one transaction; raises TransportError."""
+        self.start(self.prepare(table, frame))
+        self.finish()
 
     def _give_up(self) -> None:
         """Leave the thread to end by itself; the next frame goes to the next address."""
@@ -250,6 +323,21 @@ class QwpTransport:
         self.counters = TransportCounters()
         self._conf = conf
         self._client: Any = None
+        self._packet: Packet | None = None
+
+    def prepare(self, table: str, frame: Frame) -> Packet:
+        """The client encodes while it sends."""
+        return Packet(table, len(frame.data), frame)
+
+    def start(self, packet: Packet) -> None:
+        """Nothing goes before ``finish``."""
+        self._packet = packet
+
+    def finish(self) -> None:
+        """Send what was begun."""
+        packet, self._packet = self._packet, None
+        if packet is not None:
+            self.send(packet.table, packet.content)
 
     def send(self, table: str, frame: Frame) -> None:
         """Send one frame; the call returns when every batch of it is committed."""

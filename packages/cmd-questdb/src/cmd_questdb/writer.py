@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["QuestDBCounters", "QuestDBWriter", "WriterOptions", "state_folder"]
 
 _LOG: Final = logging.getLogger("cmd_questdb")
-_BULK_CHUNK: Final = 75_000  # rows in a transaction of bulk rows at least: fewer transactions are faster
 
 
 class WriterOptions(msgspec.Struct, frozen=True):
@@ -424,9 +423,7 @@ class QuestDBWriter:
 
         def send(pieces: Iterable[pa.Table]) -> int:
             before = counters.quarantined
-            unbeaten = self._is_unbeaten(staged)
-            for piece in pieces:
-                self._delivery.send_rows(staged.name, piece, patience, unbeaten=unbeaten, chunk_rows=_BULK_CHUNK)
+            self._delivery.send_bulk(staged.name, pieces, patience, unbeaten=self._is_unbeaten(staged))
             return counters.quarantined - before
 
         if load(self._client, staged.name, staged, send):
