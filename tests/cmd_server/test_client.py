@@ -255,6 +255,30 @@ def test_an_address_that_is_wrong_in_itself_is_not_called_an_absent_server(addre
     assert "no server" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("topics", "part"),
+    [
+        ([f"trades v:{i}" for i in range(30)], "a client may have 20 topics"),
+        (["trades v:" + "x" * 70_000], "does not fit a message"),
+        ([None], "does not fit its message"),
+    ],
+)
+def test_what_the_server_can_never_take_is_an_error_at_once(topics: list[Any], part: str) -> None:
+    server = ThreadedServer(limits=Limits(topics=20))
+    try:
+        server.listen("tcp:127.0.0.1:0")
+        with pytest.raises(ServerError, match=part) as caught:
+            connect(server.address, topics=topics)
+        assert "no server" not in str(caught.value)
+        with connect(server.address, topics="trades *") as client:
+            with pytest.raises(ServerError, match=part):
+                client.subscribe(*topics)
+            assert client.topics == ("trades *",)
+            assert client.connected
+    finally:
+        server.close()
+
+
 def test_the_address_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(ConnectionBrokenError) as caught:
         connect(f"unix:{tmp_path}/s", topics="trades *")

@@ -108,7 +108,7 @@ class ClientCore:
         self.holes = 0  # holes that nobody explained: each broke a connection
         self.unknown = 0  # messages of templates that this version does not know
         self.lost = 0  # messages that the server says never come, where it knows how many
-        self.connects = 0  # connections that were let in
+        self.connects = 0  # connections that were let in, and whose topics were taken
         self._streams: dict[tuple[int, int, int], Stream] = {}
         self._names: dict[int, tuple[str, str]] = {}
         self._inbox = Inbox(options.max_message)
@@ -205,8 +205,12 @@ class ClientCore:
     # -- requests -----------------------------------------------------------------------------
 
     def subscribe(self, topics: Sequence[str]) -> int:
-        """Ask for more topics; returns the number of the request. A client that is not connected asks when it is."""
+        """Ask for more topics; returns the number of the request. A client that is not connected asks when it is.
+
+        Raises WireError for topics that fit no message.
+        """
         wanted = tuple(dict.fromkeys(t for t in topics if t not in self.topics))
+        codec.encode_request(Subscribe(0, wanted, self.options.policy, self.options.queue))  # it can be said
         self.topics.update(dict.fromkeys(wanted))
         number = self._number()
         if not wanted:
@@ -440,7 +444,6 @@ class ClientCore:
 
     def _ack(self, ack: Ack, items: list[Item]) -> None:
         if ack.request_id == 0:
-            self.connects += 1
             # Requests that the last connection left open are part of this one.
             for number in self._requests:
                 self._answers[number] = Ack(number, 0)
@@ -472,6 +475,7 @@ class ClientCore:
 
     def _up(self, items: list[Item], streams: int) -> None:
         self.ready = True
+        self.connects += 1
         items.append(Connected(self._address, self.server, self.epoch, self._resuming))
         if self.topics:
             items.append(Subscribed(tuple(self.topics), streams))
