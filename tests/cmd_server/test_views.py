@@ -117,6 +117,56 @@ def test_a_view_that_nobody_reads_stands_still_and_goes_on_without_a_false_seque
     assert again.book(view=2).bids() == [(99.0, 1.0), (98.5, 1.0)]
 
 
+def test_the_views_of_a_client_and_those_that_nobody_reads_are_bounded() -> None:
+    hub = world(views=3)
+    publish(hub, snapshot(1), trade(1, ts=START))
+    greedy = Reader(hub)
+    greedy.subscribe("book@1 *", "book@2 *", "candles@1m *")
+    greedy.subscribe("bbo *", "trades *")
+    greedy.drain()
+    assert [m.code for m in greedy.service if isinstance(m, Reject)] == ["limit"]
+    assert len(greedy.client.topics) == 3
+    hub.detach(greedy.client)
+    for n in range(2, 30):
+        reader = Reader(hub)
+        reader.subscribe(f"book@{n} *", f"candles@{n}m *")
+        publish(hub, delta(n, [(90.0, float(n))]), trade(n, ts=START + n))
+        reader.drain()
+        reader.check_complete()
+        assert same(reader.book(view=n), hub.books["v:A"], n)
+        hub.detach(reader.client)
+        assert sum(bool(key.view) for key in hub.streams) <= 3
+    hub.check()
+
+
+def test_a_position_in_a_view_that_was_dropped_is_a_gap_and_not_mistaken_for_a_newer_one() -> None:
+    hub = world(views=1)
+    publish(hub, snapshot(1))
+    first = Reader(hub)
+    first.subscribe("book@2 v:A")
+    for n in range(2, 9):
+        publish(hub, delta(n, [(98.0, float(n))]))
+    first.drain()
+    hub.detach(first.client)
+    other = Reader(hub)
+    other.subscribe("book@1 v:A")
+    hub.detach(other.client)
+    assert [key.view for key in hub.streams if key.kind is Kind.BOOK] == [1]
+    publish(hub, delta(9, [(98.0, 50.0)]))
+    second = Reader(hub)
+    second.subscribe("book@2 v:A")  # it is made again, and counts on
+    for n in range(10, 30):
+        publish(hub, delta(n, [(98.0, float(n))]))
+    again = Reader(hub)
+    again.resume(first, "book@2 v:A")
+    publish(hub, delta(30, [(98.5, 1.0)]))
+    for reader in (second, again):
+        reader.drain()
+        reader.check_complete()
+        assert reader.book(view=2).bids() == [(99.0, 1.0), (98.5, 1.0)]
+    assert [g.reason for g in again.gaps] == ["resume"]
+
+
 def test_a_new_epoch_of_a_live_book_is_a_snapshot_for_readers_of_its_top_too() -> None:
     hub = world()
     reader = Reader(hub)

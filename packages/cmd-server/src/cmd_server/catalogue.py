@@ -44,6 +44,7 @@ class Catalogue:
         self._watching: dict[str, list[MergedView]] = {}  # by the name of a book
         self._watched = -1  # version of the books that it was made for
         self._candle_views: dict[Stream, CandleView] = {}
+        self._floor = 0  # above every sequence of a view that was dropped
 
     def name_of(self, instrument_id: int) -> tuple[str, str]:
         """Venue and symbol of an instrument id that this hub gave; raises IndexError."""
@@ -91,6 +92,11 @@ class Catalogue:
         key = StreamKey(entry.id, kind, view)
         limits = self.limits
         stream = Stream(entry, key, None, limits.replay_messages, limits.replay_bytes)
+        if view:
+            if len(entry.derived) >= limits.views:
+                self._tidy(entry)
+            entry.derived[stream] = None
+            stream.seq = self._floor
         self.streams[key] = stream
         if kind is Kind.TRADES:
             entry.trades = stream
@@ -113,6 +119,24 @@ class Catalogue:
             stream.current = lambda: merged.current(view)
         self._view(stream)
         return stream
+
+    def _tidy(self, entry: Entry) -> None:
+        """Drop views of an instrument that nobody reads, the oldest first, until there is room for one more.
+
+        One that is made again begins above every sequence that it had: positions of before are a gap, never mistaken.
+        """
+        unread = [stream for stream in entry.derived if not stream.readers and not stream.waiting]
+        for stream in unread[: len(entry.derived) - self.limits.views + 1]:
+            self._floor = max(self._floor, stream.seq + 1)
+            del entry.derived[stream]
+            del self.streams[stream.key]
+            entry.views.pop(stream, None)
+            if stream.kind is Kind.CANDLES:
+                del entry.candles[stream.view]
+                entry.built.pop(stream.view, None)
+                self._candle_views.pop(stream, None)
+            elif stream.kind is Kind.AGGREGATE:
+                self._merged[entry.symbol].drop(stream.view)
 
     def _view(self, stream: Stream) -> None:
         """Join a stream of a book, or of its best prices, to the copy of the book, where there is one."""
@@ -183,6 +207,8 @@ class Catalogue:
             stream.check()
         for n, entry in enumerate(self.entries):
             assert entry.id == n
+            assert all(stream.view and self.streams[stream.key] is stream for stream in entry.derived)
+            assert entry.views.keys() <= entry.derived.keys()
             assert self._by_name[entry.venue, entry.symbol] is entry
             if entry.replica is not None:
                 entry.replica.check()

@@ -17,6 +17,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     clients: int = 1_000
     topics: int = 1_000  # a client
     streams: int = 50_000  # a client
+    views: int = 32  # different depths and intervals of a client; of an instrument, as many are kept unread
     queue: int = 10_000  # messages that wait for a client that asks for no other bound
     queue_max: int = 100_000  # the largest bound that a client may ask for
     answers: int = 256  # answers to requests that wait for a client; one that does not read them is let go

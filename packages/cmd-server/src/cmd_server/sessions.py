@@ -218,6 +218,11 @@ class Sessions(Catalogue):
                 client, request.request_id, "limit", f"a client may have {limits.topics} topics", "use wildcards"
             )
             return
+        views = {(topic.kind, topic.view) for topic in (*client.topics.values(), *new) if topic.view}
+        if len(views) > limits.views:  # each costs time at every update of a book
+            text = f"a client may have {limits.views} different depths and intervals"
+            self._refuse(client, request.request_id, "limit", text, "ask for fewer")
+            return
         if resume is not None and len(resume.positions) > limits.streams:
             self._refuse(client, resume.request_id, "limit", f"a client may have {limits.streams} streams")
             return

@@ -179,6 +179,7 @@ class Entry:
         "book",
         "built",
         "candles",
+        "derived",
         "frame",
         "gaps",
         "id",
@@ -218,6 +219,7 @@ class Entry:
         self.last_candles: dict[int, Record] = {}  # the venue's own, by view
         self.built: dict[int, CandleView] = {}  # by view
         self.views: dict[Stream, BookView] = {}
+        self.derived: dict[Stream, None] = {}  # all streams of a depth or an interval, oldest first
         self.statuses: dict[tuple[str, str, str], tuple[FeedStatus, int, int]] = {}  # with sequence and book state
 
     def flag(self, stream: Stream) -> int:

@@ -266,6 +266,11 @@ class MergedView:
         """What was said last at a depth."""
         return self._last.get(depth)
 
+    def drop(self, depth: int) -> None:
+        """Nobody asks for this depth any more."""
+        self.depths.pop(depth, None)
+        self._last.pop(depth, None)
+
     def forget(self, depth: int) -> None:
         """Nobody has read this depth until now: the next update is said at once."""
         self._last.pop(depth, None)
