@@ -118,6 +118,20 @@ async def test_who_keeps_the_lock_of_the_directory_does_not_stop_the_server_for_
         await server.listen(f"unix:{tmp_path}/s")
 
 
+async def test_a_stale_file_of_another_user_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "s"))
+
+    def refuse(path: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("cmd_server.unix.os.unlink", refuse)
+    async with Server() as server:
+        with pytest.raises(ServerError, match="cannot be removed: Operation not permitted; it may be another user's"):
+            await server.listen(f"unix:{tmp_path}/s")
+    monkeypatch.undo()
+
+
 async def test_what_is_no_socket_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     (tmp_path / "link").symlink_to("file")

@@ -57,9 +57,8 @@ def _turn(path: str, address: Address) -> Iterator[None]:
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise ServerError(
-            f"cannot listen at {address}: {directory}: {error.strerror}", hint="create it first"
-        ) from error
+        hint = "create it first" if error.errno == errno.ENOENT else "choose a directory of your own"
+        raise ServerError(f"cannot listen at {address}: {directory}: {error.strerror}", hint=hint) from error
     try:
         end = time.monotonic() + _TURN
         while True:
@@ -78,6 +77,13 @@ def _turn(path: str, address: Address) -> Iterator[None]:
         os.close(fd)
 
 
+def _theirs(address: Address, error: OSError) -> ServerError:
+    return ServerError(
+        f"cannot listen at {address}: a socket is there that cannot be removed: {error.strerror}",
+        hint="it may be another user's; choose another path",
+    )
+
+
 def _make_way(path: str, address: Address) -> None:
     """Remove a socket file behind which nobody listens; raises ServerError for anything else that is there."""
     try:
@@ -93,15 +99,19 @@ def _make_way(path: str, address: Address) -> None:
         probe.setblocking(False)
         probe.connect(path)
     except ConnectionRefusedError:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # in a directory where everybody may only remove their own
+            raise _theirs(address, error) from error
         return
     except BlockingIOError:
         pass  # its backlog is full: somebody is there
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ServerError(f"cannot listen at {address}: {error.strerror}") from error
+        raise _theirs(address, error) from error
     finally:
         probe.close()
     raise ServerError(
