@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cmd_common.signals import finish_on_signals
+from cmd_common.signals import done_before, finish_on_signals
 
 CHILD = """
 import asyncio, sys
@@ -82,3 +83,26 @@ def test_another_thread_catches_nothing() -> None:
     thread.start()
     thread.join()
     assert inside == [before]
+
+
+async def test_work_is_awaited_until_the_stop_is_set() -> None:
+    stop = asyncio.Event()
+    assert await done_before(stop, asyncio.sleep(0))
+    with pytest.raises(ValueError, match="of the work"):
+        await done_before(stop, fail())
+    cancelled: list[bool] = []
+
+    async def never() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    asyncio.get_running_loop().call_later(0.01, stop.set)
+    assert not await done_before(stop, never())
+    assert cancelled == [True]  # before it returns
+
+
+async def fail() -> None:
+    raise ValueError("of the work")

@@ -15,6 +15,8 @@ from cmd_common.errors import UnknownNameError, UsageError
 from cmd_common.symbols import nearest
 
 if TYPE_CHECKING:
+    from cmd_cli.command import Run
+    from cmd_common.commands import AggregateOptions, RecordOptions
     from cmd_common.emulation import Fault
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "instant",
     "listen",
     "number_or_names",
+    "record_options",
     "recordings",
     "selectors",
     "stored_selectors",
@@ -285,3 +288,34 @@ def _patterns(symbols: object) -> list[tuple[str | None, str]]:
     if not symbols:
         return [(None, "all")]
     return expand_selectors(symbols, venues=registered("cmd.exchanges"))  # type: ignore[arg-type]  # its form was checked before
+
+
+def record_options(
+    run: Run,
+    venues: tuple[str, ...],
+    *,
+    symbols: tuple[str, ...],
+    types: tuple[str, ...],
+    store: str,
+    aggregate: AggregateOptions,
+) -> RecordOptions:
+    """Return the options of a live session from the flags that all commands with one have."""
+    from cmd_common.commands import RecordOptions
+
+    return RecordOptions(
+        exchanges=venues,
+        symbols=symbols,
+        types=types,
+        store=store,
+        intervals=check_intervals(run.get("interval"), venues),
+        depth=run.get("depth"),
+        endpoints=endpoints(run.get("endpoint"), venues),
+        duration=run.get("duration"),
+        until_end=run.get("until-end"),
+        snapshot_every=run.get("snapshot-every"),
+        raw=run.get("raw"),
+        proxy=run.get("proxy"),
+        queue_limit=run.get("queue-limit"),
+        options=run.get("options"),
+        aggregate=aggregate,
+    )

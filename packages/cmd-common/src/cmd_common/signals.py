@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 from .commands import Reporter
 
-__all__ = ["finish_on_signals"]
+__all__ = ["done_before", "finish_on_signals"]
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,3 +54,19 @@ def finish_on_signals(stop: Callable[[], None], reporter: Reporter) -> Iterator[
         yield
     finally:
         restore()
+
+
+async def done_before(stop: asyncio.Event, work: Awaitable[Any]) -> bool:
+    """Await ``work`` until ``stop`` is set; True if the work was done first, and its exception is raised."""
+    task = asyncio.ensure_future(work)
+    wait = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, wait), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        for t in (task, wait):
+            t.cancel()
+        await asyncio.gather(task, wait, return_exceptions=True)

@@ -13,7 +13,7 @@ from msgspec import to_builtins
 
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, RecordOptions, Reporter, Result
 from cmd_common.errors import UsageError
-from cmd_common.signals import finish_on_signals
+from cmd_common.signals import done_before, finish_on_signals
 
 __all__ = ["record", "run"]
 
@@ -41,7 +41,7 @@ async def record(options: RecordOptions, reporter: Reporter) -> Result:
     session = LiveSession(options, reporter)
     stop = asyncio.Event()
     with finish_on_signals(stop.set, reporter):
-        started = await _until(session.start(), stop)
+        started = await done_before(stop, session.start())
         if started:
             named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in session.symbols.items())
             where = options.store or options.raw
@@ -49,7 +49,7 @@ async def record(options: RecordOptions, reporter: Reporter) -> Result:
             seconds = options.duration / 1e9 if options.duration is not None else None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await _until(session.wait(), stop)
+                    await done_before(stop, session.wait())
         await session.stop()
     return _result(session, reporter)
 
@@ -92,19 +92,3 @@ def _result(session: Any, reporter: Reporter) -> Result:
     if session.failed_connections:
         return Result(EXIT_FAILED, summary)
     return Result(EXIT_GAPS if gaps else EXIT_OK, summary)
-
-
-async def _until(work: Any, stop: asyncio.Event) -> bool:
-    """Await ``work`` or the stop event; True if the work was done, its exception is raised."""
-    task = asyncio.ensure_future(work)
-    wait = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((task, wait), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-            return True
-        return False
-    finally:
-        for t in (task, wait):
-            t.cancel()
-        await asyncio.gather(task, wait, return_exceptions=True)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cmd_common import __version__, registry
@@ -28,7 +28,7 @@ from cmd_common.io import open_reader
 from cmd_common.records import BookSnapshot, InstrumentRecord, Record
 from cmd_common.seams import Clock, SystemClock
 from cmd_common.sequence import BookState
-from cmd_common.signals import finish_on_signals
+from cmd_common.signals import done_before, finish_on_signals
 
 from .health import HealthServer, json_answer, readiness
 from .history import Reading, Selection
@@ -101,6 +101,11 @@ def _check(options: ServeOptions) -> None:
         raise UsageError("the duration is not positive", hint="write it as 30s, 5m or 2h")
     if options.start is not None and options.end is not None and options.end <= options.start:
         raise UsageError("the history ends before it starts", hint="the end is exclusive")
+    if source.store and not _live_follows(options):
+        raise UsageError(
+            "nothing would be recorded: history is served, and no live data follows",
+            hint="leave out the store, or add exchanges whose live data follows",
+        )
     if _live_follows(options) and 0 < options.speed <= 1:
         raise UsageError(
             f"history at speed {options.speed:g} never reaches the present",
@@ -170,7 +175,7 @@ class _Serving:
             if self.options.metrics:
                 health = self._health()
                 await health.listen(self.options.metrics)
-            if self.source is not None and not await _until(self.source.__aenter__(), stop):
+            if self.source is not None and not await done_before(stop, self.source.__aenter__()):
                 return self._result()
             entered = self.source is not None
             selection = await self._selection()
@@ -188,7 +193,7 @@ class _Serving:
             seconds = source.duration / 1e9 if source.duration is not None else None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    ended = await _until(self._work(selection), stop)
+                    ended = await done_before(stop, self._work(selection))
         except CmdError as error:
             if not entered and self.phase == "starting":
                 raise  # nothing was served yet
@@ -344,19 +349,3 @@ class _Serving:
 def _behind(client: Client) -> bool:
     """Whether much waits for a client that has subscribed."""
     return bool(client.topics) and not client.closing and client.pending > client.bound // 16
-
-
-async def _until(work: Awaitable[Any], stop: asyncio.Event) -> bool:
-    """Await ``work`` or the stop event; True if the work was done, its exception is raised."""
-    task = asyncio.ensure_future(work)
-    wait = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((task, wait), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-            return True
-        return False
-    finally:
-        for t in (task, wait):
-            t.cancel()
-        await asyncio.gather(task, wait, return_exceptions=True)

@@ -9,27 +9,18 @@ __all__ = ["command"]
 
 def _record(**flags: object) -> int:
     from cmd_cli import values
-    from cmd_common.commands import AggregateOptions, RecordOptions, Result
+    from cmd_common.commands import AggregateOptions, Result
     from cmd_common.feed import SESSION_TYPES
     from cmd_common.registry import command as implementation
 
     run = Run("record", flags)
     venues = values.exchanges(run.get("exchange"), run.get("symbols"))
-    options = RecordOptions(
-        exchanges=venues,
+    options = values.record_options(
+        run,
+        venues,
         symbols=values.selectors(run.get("symbols"), venues),
         types=values.check_types(run.get("types"), SESSION_TYPES),
         store="" if run.get("raw") and not run.get("store") else values.check_store(run.get("store")),
-        intervals=values.check_intervals(run.get("interval"), venues),
-        depth=run.get("depth"),
-        endpoints=values.endpoints(run.get("endpoint"), venues),
-        duration=run.get("duration"),
-        until_end=run.get("until-end"),
-        snapshot_every=run.get("snapshot-every"),
-        raw=run.get("raw"),
-        proxy=run.get("proxy"),
-        queue_limit=run.get("queue-limit"),
-        options=run.get("options"),
         aggregate=AggregateOptions(
             equivalents=values.equivalents(run.get("equivalent")),
             convert=run.get("convert") or (),

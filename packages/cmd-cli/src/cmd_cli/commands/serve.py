@@ -9,7 +9,7 @@ __all__ = ["command"]
 
 def _serve(**flags: object) -> int:
     from cmd_cli import values
-    from cmd_common.commands import AggregateOptions, RecordOptions, Result, ServeOptions
+    from cmd_common.commands import AggregateOptions, Result, ServeOptions
     from cmd_common.errors import UsageError
     from cmd_common.feed import FEED_TYPES
     from cmd_common.registry import command as implementation
@@ -24,21 +24,12 @@ def _serve(**flags: object) -> int:
             raise UsageError(f"{name} is for history", hint="add --from-store KIND:PATH")
     venues = values.exchanges(run.get("exchange"), run.get("symbols")) if run.get("exchange") or not from_store else ()
     symbols = run.get("symbols") or ("all" if from_store and not venues else None)
-    source = RecordOptions(
-        exchanges=venues,
+    source = values.record_options(
+        run,
+        venues,
         symbols=values.selectors(symbols, venues) if venues else values.stored_selectors(symbols),
         types=values.check_types(run.get("types"), FEED_TYPES),
         store=values.check_store(run.get("store")) if run.get("store") else "",
-        intervals=values.check_intervals(run.get("interval"), venues),
-        depth=run.get("depth"),
-        endpoints=values.endpoints(run.get("endpoint"), venues),
-        until_end=run.get("until-end"),
-        snapshot_every=run.get("snapshot-every"),
-        raw=run.get("raw"),
-        proxy=run.get("proxy"),
-        queue_limit=run.get("queue-limit"),
-        options=run.get("options"),
-        duration=run.get("duration"),
         aggregate=AggregateOptions(
             equivalents=values.equivalents(run.get("equivalent")),
             convert=run.get("convert") or (),
