@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from raw_client import LOOPS, Raw, big_book, run, trade, until
 
 from cmd_common.errors import CmdError, UnknownNameError, UsageError
 from cmd_server import codec
 from cmd_server.limits import Limits
-from cmd_server.messages import Login, Ping, Policy, Subscribe, Template
+from cmd_server.messages import Login, Ping, Policy, Subscribe, Template, Unsubscribe
 from cmd_server.server import Server
 from cmd_server.transport import ListenOptions
 
@@ -292,6 +293,29 @@ async def test_requests_are_limited_by_rate() -> None:
         assert client.services[-1].code == "limit"  # type: ignore[union-attr]
         assert "10 requests a second" in client.services[-1].text  # type: ignore[union-attr]
         client.close()
+
+
+async def test_wildcards_over_many_instruments_count_as_many_requests() -> None:
+    """Matching them takes time that the others wait: a thousand patterns over all instruments are not even begun."""
+    async with Server() as server:
+        listener = await server.listen("tcp:127.0.0.1:0")
+        server.publish([replace(trade(1), symbol=f"S{n}") for n in range(2_000)])
+        modest, greedy, patient = [await Raw.connect(listener.address) for _ in range(3)]
+        await modest.login("trades *", "quotes v:S1*", "book S5")
+        await modest.messages(Template.ACK, 2)
+        await greedy.login(*(f"trades *{n}*" for n in range(1_000)))
+        await greedy.read_to_end()
+        assert greedy.services[-1].code == "limit"  # type: ignore[union-attr]
+        assert "wildcards" in greedy.services[-1].text  # type: ignore[union-attr]
+        await patient.login(*(f"trades v:S{n}" for n in range(1_000)))  # names without a wildcard are looked up
+        await patient.messages(Template.ACK, 2)
+        # Giving up one topic matches what is left again.
+        again = codec.encode_request(Subscribe(2, ("trades v:*", *(f"trades v:*{n}*" for n in range(90)))))
+        await modest.send(again, *[codec.encode_request(Unsubscribe(n, (f"trades v:*{n}*",))) for n in range(90)])
+        await modest.read_to_end()
+        assert modest.services[-1].code == "limit"  # type: ignore[union-attr]
+        for raw in (modest, greedy, patient):
+            raw.close()
 
 
 class JumpingClock:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from cmd_common.commands import AggregateOptions
@@ -29,7 +29,7 @@ from .errors import FrameError
 from .framing import Splitter
 from .hub import Client, Hub
 from .limits import Limits
-from .messages import Bye, Request
+from .messages import Bye, Request, Resume, Subscribe, Unsubscribe
 from .security import authorizer, check_exposure
 from .transport import Address, Buffer, Listener, ListenOptions, Port, transport_of
 
@@ -42,6 +42,9 @@ _TICK: Final = 100_000_000  # ns
 _FAREWELL: Final = 5 * _SECOND  # from Bye to the end, for a client that does not read
 _STRANGER: Final = 16 << 10  # bytes that are kept of a message before the login
 _BURST: Final = 5  # seconds' worth of requests at once
+_WILD: Final = frozenset("*?[")
+_COMPARED: Final = 1_000  # instruments that are compared with wildcards count as one more request
+_POSITIONS: Final = 100  # so do positions, each of which may be answered
 
 
 class Session:
@@ -78,15 +81,15 @@ class Session:
         """Whether Bye was said, or the client is gone."""
         return self.client.closing
 
-    def allowed(self, now: int, rate: int) -> bool:
-        """Count one request; False where there were more than ``rate`` a second, a burst apart."""
+    def allowed(self, now: int, rate: int, cost: int = 1) -> bool:
+        """Count a request that costs as much as ``cost``; False where there were more than ``rate`` a second, a burst apart."""
         most = float(rate * _BURST)
         if self._counted < 0:
             self._allowance = most
         else:
             self._allowance = min(most, self._allowance + (now - self._counted) * rate / _SECOND)
         self._counted = now
-        self._allowance -= 1
+        self._allowance -= cost
         return self._allowance >= 0
 
 
@@ -257,8 +260,9 @@ class Server:
         """Take a request; see ``ServerSide``."""
         client = session.client
         now = self.now()
-        if not session.allowed(now, self._requests):
-            self.hub.dismiss(client, "limit", f"more than {self._requests} requests a second")
+        if not session.allowed(now, self._requests, self._cost(client, request)):
+            text = f"more than {self._requests} requests a second, where wildcards count by the instruments that they search"
+            self.hub.dismiss(client, "limit", text)
             return
         self.hub.handle(client, request, now)
         if client.logged_in:
@@ -285,6 +289,17 @@ class Server:
         return self.hub.name_of(instrument_id)
 
     # -- inside
+
+    def _cost(self, client: Client, request: Request) -> int:
+        """How many simple requests take as long as this one: every wildcard is compared with every instrument."""
+        topics: Collection[str] = ()
+        if isinstance(request, Subscribe | Resume):
+            topics = request.topics
+        elif isinstance(request, Unsubscribe):
+            topics = client.topics  # what is left is matched anew
+        wild = sum(":" not in text or not _WILD.isdisjoint(text) for text in topics)
+        positions = len(request.positions) if isinstance(request, Resume) else 0
+        return 1 + wild * len(self.hub.entries) // _COMPARED + positions // _POSITIONS
 
     def _frame(self, session: Session, frame: Buffer) -> None:
         try:
