@@ -1,10 +1,12 @@
-"""The examples of every --help are run as they stand, against a replay on loopback."""
+"""The examples of every --help are run as they stand but for their ports, against a replay on loopback."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,13 +68,19 @@ def run(line: str, *, endless: bool) -> tuple[int, str, str]:
     return ran.code, first + ran.out, ran.err
 
 
+def free_port(_: re.Match[str]) -> str:
+    """A port that nobody uses: those of the examples may be taken on this machine, also by another test."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return f"127.0.0.1:{found.getsockname()[1]}"
+
+
 @pytest.mark.parametrize(("name", "line"), _examples(), ids=lambda v: v.removeprefix("cmd-cli ")[:50])
 def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str) -> None:
     monkeypatch.setenv("CMD_ENDPOINT", endpoint)
     if name in ("query", "store") or "--from-store" in line:
         Path("data").symlink_to(recorded)
     endless = name == "replay" or (name == "watch" and "--duration" not in line)
-    code, out, err = run(line, endless=endless)
+    code, out, err = run(re.sub(r"127\.0\.0\.1:\d+", free_port, line), endless=endless)
     assert code == 0, err
     assert "error" not in err.casefold()
     if name == "serve":
