@@ -14,6 +14,8 @@ import random
 import sys
 from typing import Any
 
+from msgspec.structs import replace
+
 from cmd_common.orderbook import OrderBook
 from cmd_common.records import BookDelta, BookSnapshot, Record, Trade, pack_levels
 from cmd_common.sequence import BookState
@@ -114,26 +116,37 @@ async def serve(folder: str, seconds: float, rate: int) -> None:
     await server.close()
 
 
+NAP = 15.0  # s that a slow client does not read: far more comes than its connection and the mark of its queue hold
+AWAKE = 2.0  # s that it reads before the next nap
+
+
 class One:
-    """One client: every kind of policy in turn; every tenth reads slowly."""
+    """One client: every kind of policy in turn; of those that conflate the half naps now and then."""
 
     def __init__(self, number: int, addresses: list[str]) -> None:
         self.address = addresses[number % len(addresses)]
         self.policy = ("drop-oldest", "disconnect", "conflate", "drop-oldest")[number // len(addresses) % 4]
-        self.slow = self.policy == "conflate" and number % 2 == 0
-        # A conflating client's own bound is small, so that it is the server that merges for it.
+        self.slow = self.policy == "conflate" and number // (4 * len(addresses)) % 2 == 0
+        # A conflating client's own bound is small, so that it is the server that merges for it; but it holds all trades
+        # of a nap, which nobody may merge.
+        queue = {"conflate": 8_000 if self.slow else 200}.get(self.policy, 100_000)
         self.client = aio.connect(
-            self.address, topics=["trades *", "book *"], policy=self.policy,
-            queue=200 if self.policy == "conflate" else 100_000, buffer=100 if self.slow else 10_000, name=str(number),
+            self.address, topics=["trades *", "book *"], policy=self.policy, queue=queue,
+            buffer=100 if self.slow else 10_000, name=str(number),
         )  # fmt: skip
+        if self.slow:
+            self.client._link_options = replace(self.client._link_options, receive_buffer=1 << 14)
         self.trades = 0
-        self.lost = self.cuts = 0
+        self.lost = self.cuts = self.conflated = 0
         self.ended = False
 
     async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        woke = loop.time()
         async for items in self.client.items():
             for item in items:
                 if isinstance(item, Message):
+                    self.conflated += item.conflated
                     if isinstance(item.record, Trade):
                         if item.record.symbol == END:
                             self.ended = True
@@ -145,8 +158,9 @@ class One:
                     self.cuts += 1
             if self.ended:
                 return
-            if self.slow:
-                await asyncio.sleep(0.2)
+            if self.slow and loop.time() - woke > AWAKE:
+                await asyncio.sleep(NAP)
+                woke = loop.time()
 
     async def agree(self) -> None:
         """A book may follow the last trade: it is merged last."""
@@ -158,6 +172,7 @@ class One:
         return {
             "address": self.address, "policy": self.policy, "slow": self.slow, "trades": self.trades, "lost": self.lost,
             "cuts": self.cuts, "holes": client.counters.holes, "books": books, "messages": client.counters.messages,
+            "conflated": self.conflated,
         }  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def processes() -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_hundred_clients_for_a_minute(processes: Any, tmp_path: Path) -> None:
-    server = processes("server", tmp_path, 60, 500)  # 500 records a second to 100 clients: 50,000 deliveries
+    server = processes("server", tmp_path, 60, 550)  # records a second to 100 clients; those that nap take some less
     addresses = ",".join(server.line()["addresses"])
     groups = [processes("clients", addresses, 25, 25 * n) for n in range(4)]
     assert [g.line() for g in groups] == [{"ready": 25}] * 4
@@ -73,17 +73,20 @@ def test_a_hundred_clients_for_a_minute(processes: Any, tmp_path: Path) -> None:
     print({k: published[k] for k in ("records", "seconds", "deliveries", "longest_queue", "byes")}, published["memory"])
     assert published["books"] == published["true"]
     assert len(clients) == 100
+    assert published["deliveries"] >= 50_000 * 60
     assert {c["address"].partition(":")[0] for c in clients} == {"unix", "tcp", "ws"}
     for client in clients:
         assert client["holes"] == 0, client
         assert client["books"] == published["books"], client
         if client["policy"] != "conflate":  # lossless: every sequence
             assert (client["lost"], client["cuts"], client["trades"]) == (0, 0, published["trades"]), client
-        elif not client["cuts"]:  # trades are never merged
-            assert client["trades"] == published["trades"], client
+        else:  # trades are never merged
+            assert (client["cuts"], client["trades"]) == (0, published["trades"]), client
     slow = [c for c in clients if c["slow"]]
-    assert slow
-    assert sum(c["messages"] for c in slow) < len(slow) * published["records"]  # books were merged for them
+    assert {c["address"].partition(":")[0] for c in slow} == {"unix", "tcp", "ws"}
+    for client in slow:  # books were merged for them
+        assert client["conflated"], client
+        assert client["messages"] < published["records"], client
     memory = published["memory"]
     assert max(memory) - memory[len(memory) // 3] < 32 * 1024, memory  # KiB; flat once the rings are full
 
