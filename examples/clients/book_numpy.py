@@ -11,6 +11,7 @@ from itertools import count, islice
 import numpy as np
 
 from cmd_common import BookState, OrderBook
+from cmd_common.errors import CmdError
 from cmd_server.client import connect
 
 
@@ -43,4 +44,11 @@ def main(address: str, name: str, times: int | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:4]))
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:3], *map(int, sys.argv[3:4]))
+    except CmdError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        pass

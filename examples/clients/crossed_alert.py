@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 
+from cmd_common.errors import CmdError
 from cmd_common.records import CROSSED, AggregatedBook, venue_levels
 from cmd_server.client import connect
 
@@ -42,4 +43,11 @@ def main(address: str, instrument: str, min_ms: float = 0.0, alerts: int | None 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(float, sys.argv[3:4]), *map(int, sys.argv[4:5]))
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:3], *map(float, sys.argv[3:4]), *map(int, sys.argv[4:5]))
+    except CmdError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        pass

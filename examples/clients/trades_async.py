@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from cmd_common.errors import CmdError
 from cmd_common.records import Trade
 from cmd_server.client import Event
 from cmd_server.client.aio import connect
@@ -29,4 +30,11 @@ async def main(address: str, name: str, count: int | None = None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3], *map(int, sys.argv[3:4])))
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    try:
+        asyncio.run(main(*sys.argv[1:3], *map(int, sys.argv[3:4])))
+    except CmdError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        pass

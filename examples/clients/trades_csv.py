@@ -12,6 +12,7 @@ import csv
 import sys
 from datetime import UTC, datetime
 
+from cmd_common.errors import CmdError
 from cmd_common.records import Trade
 from cmd_server.client import Lost, Message, connect
 
@@ -41,4 +42,11 @@ def main(address: str, topic: str, path: str, rows: int | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], *map(int, sys.argv[4:5]))
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:4], *map(int, sys.argv[4:5]))
+    except CmdError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        pass

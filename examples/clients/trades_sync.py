@@ -11,6 +11,7 @@ import sys
 from itertools import islice
 
 from cmd_common import BookState
+from cmd_common.errors import CmdError
 from cmd_common.records import Trade
 from cmd_server.client import connect
 
@@ -27,4 +28,11 @@ def main(address: str, name: str, count: int | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:4]))
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:3], *map(int, sys.argv[3:4]))
+    except CmdError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        pass

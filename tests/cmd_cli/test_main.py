@@ -94,6 +94,7 @@ BAD = [
     ([*SERVE, "--start", "2025-01-01"], "--start is for history; add --from-store KIND:PATH"),
     ([*SERVE, "--from-store", "parquet:x", "--speed", "1"], "history at speed 1 never reaches the present; give a larger speed or max, or an end, after which no live data follows"),
     ([*SERVE, "--from-store", "parquet:x", "--start", "2025-01-02", "--end", "2025-01-01"], "the history ends before it starts; the end is exclusive"),
+    ([*SERVE, "--from-store", "parquet:x", "--end", "2025-01-02", "--store", "parquet:y"], "nothing would be recorded: history is served, and no live data follows; leave out the store, or add exchanges whose live data follows"),
     ([*SERVE, "--from-store", "parqet:x"], "unknown store 'parqet'; did you mean parquet?"),
     ([*SERVE, "--queue", "1"], "--queue: 1 is less than 16; for example 10000"),
     (["symbols", "--exchange", "binance-sopt"], "unknown exchange 'binance-sopt'; did you mean binance-spot or binance-usdm or binance-coinm?"),

@@ -161,6 +161,24 @@ def test_an_alert_when_the_venues_cross(server: dict[str, str], tmp_path: Path) 
     assert " crossed for " in line
 
 
+@pytest.mark.parametrize("program", sorted(p.name for p in CLIENTS.glob("*.py")))
+def test_a_mistake_is_one_clear_line(program: str, tmp_path: Path) -> None:
+    for arguments, part in (
+        ((), f"python {program}"),
+        ((f"unix:{tmp_path}/none", NAME, "f.csv"), "error: no server at"),
+    ):
+        done = subprocess.run(
+            [sys.executable, str(CLIENTS / program), *arguments[: 3 if program == "trades_csv.py" else 2]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert done.returncode == 1
+        assert part in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_an_alert_names_who_bids_and_who_asks() -> None:
     alert = runpy.run_path(str(CLIENTS / "crossed_alert.py"))["alert"]
     bids, asks = struct.pack("<ddd", 101.0, 2.0, 1.0), struct.pack("<ddd", 100.5, 3.0, 0.0)
