@@ -64,7 +64,10 @@ finish() {
   local status=$? answer
   trap - EXIT INT TERM HUP
   if [ "$checkpoint" = 1 ]; then
-    answer=$(sql 'CHECKPOINT RELEASE') || true
+    for _ in {1..100}; do # stopped while it was being made, it cannot be released before it stands
+      answer=$(sql 'CHECKPOINT RELEASE') || true
+      case $answer in *'in progress'*) sleep 0.2 ;; *) break ;; esac
+    done
     if ok "$answer"; then rm -f "$note"; else say "error: the checkpoint was not released ($(reason "$answer")); run CHECKPOINT RELEASE, or old files are never removed"; status=1; fi
   fi
   if [ $status -ne 0 ]; then rm -rf "$part"; fi

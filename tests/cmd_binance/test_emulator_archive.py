@@ -153,3 +153,18 @@ def test_archive_faults() -> None:
     s = Session(simulated(SPOT, f"truncated_zip:day={d2},checksum=match", history_trades=500))
     short = s.get(key.format(d2)).body
     assert hashlib.sha256(short).hexdigest() == s.get(key.format(d2) + ".CHECKSUM").body.decode()[:64]
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_a_day_that_is_over_has_a_candle_for_every_minute_whenever_its_last_trade_was(market: Market) -> None:
+    emulator = simulated(market, symbols=2, history_trades=100, history_days=4)
+    s = Session(emulator)
+    for symbol in emulator.ready()["symbols"]:
+        for day in emulator.ready()["history_days"]:
+            rows = archive_file(s, f"data/{market.archive}/daily/klines/{symbol}/1m/{symbol}-1m-{day}.zip")
+            times = [int(row[0]) for row in rows if row[0].isdigit()]
+            first_of_all = (
+                day == emulator.ready()["history_days"][0]
+            )  # nothing was traded before: it begins with a trade
+            assert len(times) == 1440 or first_of_all
+            assert (times[-1] - times[0]) // (len(times) - 1) * 1440 in (86_400_000, 86_400_000_000)

@@ -313,11 +313,15 @@ class SimulatedWorld:
         return self._aggregate(self.sim.day_trades(symbol, day))
 
     def day_bars(self, symbol: str, day: date, interval: str) -> list[Bar]:
-        """All candles of a day, from its first instant."""
+        """All candles of a day, from its first instant; of one that is over also those after its last trade."""
         before = self.sim.day_trades(symbol, day - timedelta(days=1))
         trades = self.sim.day_trades(symbol, day)
         close = before[-1].price if before else None
-        return build_bars(trades, interval, self._numbers[symbol], start=day_start(day), close=close)
+        end = day_start(day + timedelta(days=1))
+        return build_bars(
+            trades, interval, self._numbers[symbol],
+            start=day_start(day), close=close, end=end if end <= self.position else None,
+        )  # fmt: skip
 
     def archive_bars(self, symbol: str, interval: str) -> list[Bar]:
         """Candles that are longer than a day."""

@@ -165,10 +165,11 @@ def build_bars(
     *,
     start: int | None = None,
     close: int | None = None,
+    end: int | None = None,
 ) -> list[Bar]:
     """Build candles; between the first and the last, intervals without trades are filled with the last price.
 
-    With ``start`` and ``close`` (a time and the price before it) filling begins there.
+    With ``start`` and ``close`` (a time and the price before it) filling begins there, with ``end`` it goes on until then.
     """
     result: list[Bar] = []
     bar = _empty(start, interval, close) if start is not None and close is not None else None
@@ -179,8 +180,9 @@ def build_bars(
             result.append(bar)
             bar = _empty(bar.close_time, interval, bar.close)
         bar.add(t, numbers.amount(t.price, t.quantity))
-    if bar is not None and bar.count:
+    while bar is not None and (bar.count or (end is not None and bar.open_time < end)):
         result.append(bar)
+        bar = _empty(bar.close_time, interval, bar.close)
     return result
 
 
