@@ -49,7 +49,7 @@ class Silent:
 
 
 @pytest.mark.parametrize(
-    "numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)]
+    "numbers", [(signal.SIGINT,), (signal.SIGHUP,), (signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)]
 )
 def test_one_or_two_signals_let_it_finish(numbers: tuple[signal.Signals, ...]) -> None:
     with subprocess.Popen([sys.executable, "-c", CHILD], stdin=-1, stdout=-1, stderr=-1, text=True) as process:
@@ -60,6 +60,18 @@ def test_one_or_two_signals_let_it_finish(numbers: tuple[signal.Signals, ...]) -
             assert number.name in process.stdout.readline()
         out, err = process.communicate("\n", timeout=20)
     assert (process.returncode, out, err) == (0, "finished\n", "")
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    command = ["nohup", sys.executable, "-c", CHILD]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline().startswith("SIGTERM:")
+        process.communicate("\n", timeout=20)
+    assert process.returncode == 0
 
 
 def test_the_third_signal_ends_it() -> None:

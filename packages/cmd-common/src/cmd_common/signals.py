@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM for commands that have something to finish before they end."""
+"""SIGINT, SIGTERM and SIGHUP for commands that have something to finish before they end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .commands import Reporter
 
 __all__ = ["done_before", "finish_on_signals"]
 
-_CAUGHT = (signal.SIGINT, signal.SIGTERM)
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextlib.contextmanager
@@ -34,8 +34,8 @@ def finish_on_signals(stop: Callable[[], None], reporter: Reporter) -> Iterator[
         nonlocal received
         received += 1
         if received == 1:
+            stop()  # first of all: after SIGHUP there may be nobody left to tell
             reporter.info(f"{number.name}: finishing; what was read is being stored")
-            stop()
         elif received == 2:
             restore()
             reporter.warn(f"{number.name} again: still finishing; the next one ends it at once")
@@ -45,6 +45,8 @@ def finish_on_signals(stop: Callable[[], None], reporter: Reporter) -> Iterator[
             loop.remove_signal_handler(installed.pop())
 
     for number in _CAUGHT:
+        if signal.getsignal(number) is signal.SIG_IGN and number.name == "SIGHUP":
+            continue  # nohup wants it to be ignored
         try:
             loop.add_signal_handler(number, on_signal, number)
             installed.append(number)

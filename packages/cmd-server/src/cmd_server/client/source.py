@@ -14,6 +14,7 @@ from cmd_common.consumer import Consumer
 from cmd_common.errors import CmdError
 from cmd_common.multibook import MultiSymbolOrderBook
 from cmd_common.records import Record
+from cmd_common.seams import Clock, SystemClock
 from cmd_server.client.aio import AsyncClient
 from cmd_server.client.core import SECOND
 from cmd_server.client.events import Connected, Disconnected, Event, Lost, Message
@@ -21,6 +22,7 @@ from cmd_server.client.events import Connected, Disconnected, Event, Lost, Messa
 __all__ = ["ServerSource"]
 
 _QUEUE = 200_000  # records that wait for one consumer
+_PATIENCE = SECOND  # until somebody who gets nothing is told so
 
 
 class ServerSource:
@@ -30,7 +32,9 @@ class ServerSource:
     Merged books come as records of topic ``aggregate``; ``aggregates`` is empty. Raises CmdError.
     """
 
-    def __init__(self, options: ConnectOptions, reporter: Reporter | None = None) -> None:
+    def __init__(
+        self, options: ConnectOptions, reporter: Reporter | None = None, *, clock: Clock | None = None
+    ) -> None:
         self.options = options
         self.error: CmdError | None = None
         self.aggregates: Mapping[str, AggregatedOrderBook] = {}
@@ -40,25 +44,31 @@ class ServerSource:
             token=options.token,
             name=options.name,
             queue=options.queue,
+            clock=clock,
         )
+        self._clock: Clock = clock or SystemClock()
         self.books: MultiSymbolOrderBook = self.client.books
         self._reporter: Reporter = reporter or LogReporter()
         self._callbacks: list[Callable[[Sequence[Record]], None]] = []
         self._consumers: list[Consumer] = []
         self._ended = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         await self.client.start()
-        self._task = asyncio.create_task(self._pump(), name=f"records of {self.options.address}")
+        self._tasks = [
+            asyncio.create_task(self._pump(), name=f"records of {self.options.address}"),
+            asyncio.create_task(self._look(), name=f"matches at {self.options.address}"),
+        ]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.client.close()
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def subscribe(self) -> AsyncIterator[Sequence[Record]]:
         """Yield records in the order of arrival, several at a time; a consumer that falls behind loses the oldest."""
@@ -75,6 +85,15 @@ class ServerSource:
     async def wait(self) -> None:
         """Return when the source has ended by itself; ``error`` says why."""
         await self._ended.wait()
+
+    async def _look(self) -> None:
+        """Say when nothing that the server has is asked for: most likely a name is written wrongly."""
+        await self._clock.sleep(_PATIENCE)
+        if self.client.connected and not self.client.instruments:
+            wanted = ", ".join(self.client.topics)
+            self._reporter.warn(
+                f"{self.options.address}: nothing there matches {wanted} yet; symbols are the exchange's own, such as BTCUSDT"
+            )
 
     async def _pump(self) -> None:
         try:
