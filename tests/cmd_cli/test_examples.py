@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from cmd_cli.command import Cmd
 from cmd_cli.main import COMMANDS, cli
+from cmd_common.testing.ports import free_ports
 
 from .conftest import finish, replaying
 
@@ -70,8 +70,7 @@ def run(line: str, *, endless: bool) -> tuple[int, str, str]:
 
 def free_port(_: re.Match[str]) -> str:
     """A port that nobody uses: those of the examples may be taken on this machine, also by another test."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return f"127.0.0.1:{found.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports()[0]}"
 
 
 @pytest.mark.parametrize(("name", "line"), _examples(), ids=lambda v: v.removeprefix("cmd-cli ")[:50])

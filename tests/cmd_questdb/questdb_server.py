@@ -6,16 +6,16 @@ import base64
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from cmd_common.testing.ports import free_ports
 
 VERSION = "9.3.4"
 REPO = Path(__file__).resolve().parents[2]
@@ -57,26 +57,6 @@ def find_jar() -> Path | None:
 def find_java() -> str | None:
     """The Java that runs the server: CMD_QUESTDB_JAVA or the one on the path."""
     return shutil.which(os.environ.get("CMD_QUESTDB_JAVA") or "java")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, below the range for outgoing connections: they stay free over a restart."""
-    found: list[int] = []
-    held: list[socket.socket] = []
-    try:
-        while len(found) < count:
-            s = socket.socket()
-            held.append(s)
-            port = random.SystemRandom().randint(15_000, 32_000)
-            try:
-                s.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.append(port)
-    finally:
-        for s in held:
-            s.close()
-    return found
 
 
 class SqlError(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from small_disk import SmallDisk
 from writer_tools import QUICK, conf_for, ids, reader_of, through, writer_of
 
 from cmd_common.errors import StoreError
+from cmd_common.testing.ports import free_ports
 from cmd_questdb.conf import Conf
 from cmd_questdb.sql import AuthError, ServerAway, TableSuspended
 from cmd_questdb.writer import QuestDBWriter
@@ -53,18 +53,12 @@ def later(seconds: float, action: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 # -- who and where ----------------------------------------------------------------------------------
 
 
 def test_a_wrong_port_is_one_clear_line(conf: Conf) -> None:
     with pytest.raises(ServerAway, match=r"cannot reach QuestDB at http://127.0.0.1:.*refused.*host and port right"):
-        writer_of(through(conf, free_port()))
+        writer_of(through(conf, free_ports()[0]))
 
 
 def test_a_wrong_host_is_one_clear_line(conf: Conf) -> None:

@@ -12,6 +12,7 @@ import pytest
 from questdb_server import QuestDBServer
 
 from cmd_common.errors import StoreError
+from cmd_common.testing.ports import free_ports
 from cmd_questdb.conf import Conf
 from cmd_questdb.migrations import migrate
 from cmd_questdb.schema import VIEWS, column_types
@@ -133,9 +134,7 @@ def test_wrong_and_no_credentials(questdb_auth: QuestDBServer) -> None:
 
 
 def test_a_server_that_is_not_there(questdb: QuestDBServer) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    (port,) = free_ports()
     with (
         SqlClient(Conf.parse(f"http::addr=127.0.0.1:{port};")) as client,
         pytest.raises(ServerAway, match=r"cannot reach QuestDB at http://127.0.0.1:\d+: Connection refused; is the"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from qdb_kit import trade
 
+from cmd_common.testing.ports import free_ports
 from cmd_questdb.conf import Conf
 from cmd_questdb.frames import Frame, frame, rows, to_batch
 from cmd_questdb.transport import HttpTransport, QwpTransport, TransportError, classify
@@ -121,9 +122,7 @@ def test_each_failure_has_its_name(
 
 
 def test_nobody_listens_is_away_and_a_later_server_is_found() -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    (port,) = free_ports()
     transport = HttpTransport(Conf.parse(f"http::addr=127.0.0.1:{port};"), connect_timeout=1.0)
     with pytest.raises(TransportError, match="cannot connect") as caught:
         transport.send("trades", some())
@@ -158,9 +157,7 @@ def test_a_call_that_hangs_is_given_up_counted_and_replaced(fake: Fake) -> None:
 
 
 def test_another_address_is_taken_when_one_does_not_answer(fake: Fake) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        dead = s.getsockname()[1]
+    (dead,) = free_ports()
     transport = HttpTransport(Conf.parse(f"http::addr=127.0.0.1:{dead},127.0.0.1:{fake.server_address[1]};"))
     with pytest.raises(TransportError):
         transport.send("trades", some())

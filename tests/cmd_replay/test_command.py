@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from cmd_common.commands import ReplayOptions, Result
 from cmd_common.errors import UsageError
 from cmd_common.registry import exchange
+from cmd_common.testing.ports import free_ports
 from cmd_replay.command import assign, make_emulators, run, serve
 
 SECOND = 1_000_000_000
@@ -80,11 +81,7 @@ async def test_a_simulation_that_must_end_but_has_no_length_ends() -> None:
 
 
 async def test_a_fixed_port_counts_up() -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, _ = free_ports(2)
     lines = Lines()
     options = ReplayOptions(VENUES[:2], simulate=True, symbols=1, listen=f"127.0.0.1:{port}")
     task = asyncio.create_task(serve(options, lines))

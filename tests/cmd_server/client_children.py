@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 import threading
@@ -180,18 +178,6 @@ def until(condition: Callable[[], T], what: str = "") -> T:
         assert time.monotonic() < end, what or "it did not happen"
         time.sleep(0.01)
     return found
-
-
-def free_port() -> int:
-    """A port that no outgoing connection is given, so that it is still free when a server comes back."""
-    for port in random.sample(range(20_000, 32_000), 200):
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
 
 
 async def eventually(condition: Callable[[], Any], what: str = "") -> None:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from client_children import DEADLINE, SMALL, Child, digest, eventually, free_port, rounds
+from client_children import DEADLINE, SMALL, Child, digest, eventually, rounds
 from client_pair import Market
 
+from cmd_common.testing.ports import free_ports
 from cmd_server.client import Connected, Disconnected, Lost, connect
 from cmd_server.client.aio import connect as aio_connect
 from cmd_server.limits import Limits
@@ -30,7 +31,7 @@ def stopped(child: Child) -> bool:
 
 @pytest.mark.parametrize("scheme", ["unix", "tcp"])
 async def test_a_server_that_is_killed_and_started_again(scheme: str, tmp_path: Path, children: list[Child]) -> None:
-    where = f"unix:{tmp_path / 'cmd.sock'}" if scheme == "unix" else f"tcp:127.0.0.1:{free_port()}"
+    where = f"unix:{tmp_path / 'cmd.sock'}" if scheme == "unix" else f"tcp:127.0.0.1:{free_ports()[0]}"
     first = await asyncio.to_thread(Child, "server", where)
     children.append(first)
     address = first.first["address"]

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import questdb_server as qs
 
+from cmd_common.testing.ports import free_ports
+
 DEPLOY = Path(__file__).parents[2] / "deploy" / "questdb"
 
 
@@ -34,7 +36,7 @@ class Installed:
 
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
-        self.ports = qs.free_ports(3)
+        self.ports = free_ports(3)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -19,8 +19,9 @@ import psycopg
 import pytest
 import yaml
 from installed_questdb import DEPLOY, Installed, run
-from questdb_server import QuestDBServer, free_ports
+from questdb_server import QuestDBServer
 
+from cmd_common.testing.ports import free_ports
 from cmd_questdb.conf import Conf
 from cmd_questdb.schema import create_statements
 

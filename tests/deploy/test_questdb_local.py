@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from installed_questdb import DEPLOY, run
-from questdb_server import SETTINGS, free_ports
+from questdb_server import SETTINGS
+
+from cmd_common.testing.ports import free_ports
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from installed_questdb import DEPLOY
-from questdb_server import VERSION, find_jar, free_ports
+from questdb_server import VERSION, find_jar
 
 OVERLAY = r"""
 set -e
