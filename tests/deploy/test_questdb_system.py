@@ -16,6 +16,8 @@ import pytest
 from installed_questdb import DEPLOY
 from questdb_server import VERSION, find_jar
 
+from cmd_common.testing.ports import free_ports
+
 OVERLAY = r"""
 set -e
 mount -t tmpfs -o size=2g tmpfs "$1"
