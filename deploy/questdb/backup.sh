@@ -48,7 +48,8 @@ fi
 
 mkdir -p "$dest" || die "cannot write to $dest"
 exec 9>"$dest/.lock"
-flock -n 9 || die "another backup into $dest is running"
+# Not at once: what a killed backup had started may hold the lock for a moment longer.
+flock -w 5 9 || die "another backup into $dest is running"
 needed=$(du -s -B1 "$data/db" | cut -f1)
 free=$(df --output=avail -B1 "$dest" | tail -n 1)
 [ "$free" -gt $((needed + needed / 20)) ] ||
