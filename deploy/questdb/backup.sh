@@ -98,7 +98,16 @@ else
   say "nothing answers at $server_host:$server_port: copying the data of a stopped server"
 fi
 mkdir "$part"
-cp -a --reflink=auto "$data/db" "$part/db"
+copied=0
+for _ in {1..5}; do
+  if said=$(cp -a --reflink=auto "$data/db" "$part/db" 2>&1); then
+    copied=1
+    break
+  fi
+  # A partition's version that was replaced just before the checkpoint may be removed while it is copied: again, without it.
+  case $said in *'No such file or directory'*) rm -rf "$part/db" ;; *) break ;; esac
+done
+[ "$copied" = 1 ] || die "the copy failed: $said"
 cp -a "$data/conf" "$part/conf"
 if [ "$checkpoint" = 1 ]; then
   [ -d "$data/.checkpoint" ] || die "the server made no $data/.checkpoint"
