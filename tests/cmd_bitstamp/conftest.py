@@ -1,4 +1,4 @@
-"""Helper modules lie beside the tests that use them; the session of emulator and feed beside those of Gemini."""
+"""Helper modules lie beside the tests that use them; the damage of fuzz tests beside those of Gemini."""
 
 import sys
 from pathlib import Path

@@ -12,19 +12,12 @@ from pathlib import Path
 
 import pytest
 import sim_run
+from sim_chunks import CHUNKS, SEEDS, TWICE, chunk_of
 from sim_options import expand, simpler
 
 from cmd_common.testing.simulation import Summary, Violation, shrink
 
-SEEDS = int(os.environ.get("CMD_SIM_SEEDS", "200"))
-CHUNKS = min(50, max(1, SEEDS // 10))
-TWICE = min(200, max(SEEDS // 2, 1))  # seeds that run twice, for their hashes
 REPORT = os.environ.get("CMD_RELIABILITY_JSON", "")
-
-
-def chunk_of(number, count, chunks):
-    """The seeds of one of so many chunks of about equal size."""
-    return range(number * count // chunks, (number + 1) * count // chunks)
 
 
 def explained(seed, error):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import serve_sim
 from serve_sim import Plan, expand, simpler
+from sim_chunks import CHUNKS, SEEDS, TWICE, chunk_of
 
 from cmd_common.replica import BookReplica
 from cmd_common.testing.simulation import Summary, Violation, shrink
@@ -17,14 +17,6 @@ from cmd_server.client.core import ClientCore
 from cmd_server.queues import Client
 from cmd_server.sendbuffer import SendBuffer
 from cmd_server.streams import Stream
-
-SEEDS = int(os.environ.get("CMD_SIM_SEEDS", "200"))
-CHUNKS = min(50, max(1, SEEDS // 10))
-TWICE = min(200, max(SEEDS // 2, 1))  # seeds that run twice, for their hashes
-
-
-def chunk_of(number: int, count: int, chunks: int) -> range:
-    return range(number * count // chunks, (number + 1) * count // chunks)
 
 
 def explained(plan: Plan, error: Violation) -> str:
