@@ -53,3 +53,48 @@ in_env() {
   shift
   HATCH_UV="$tools/bin/uv" HATCH_QUIET=1 "$tools/bin/hatch" -e "$env" run "$@"
 }
+
+# Whether a Rust toolchain is there, for the distributions that have a part in Rust.
+has_rust() { command -v cargo >/dev/null 2>&1; }
+
+# Prints the wheel of a distribution with a part in Rust; builds it where its sources have changed since: native_wheel NAME
+native_wheel() {
+  local name=$1 python state folder
+  has_rust || die "$name needs a Rust toolchain: install one (rustup), then run this again"
+  python=$(find_python)
+  state=$("$python" - "packages/$name" <<'PY'
+import hashlib, pathlib, sys
+
+digest = hashlib.sha256()
+for path in sorted(pathlib.Path(sys.argv[1]).rglob("*")):
+    if path.is_file() and not {"__pycache__", "target"} & set(path.parts) and path.name != "Cargo.lock":
+        digest.update(str(path).encode() + b"\0" + path.read_bytes())
+print(digest.hexdigest()[:16])
+PY
+  )
+  folder="$root/.venv/wheels/$name-$state"
+  if ! ls "$folder"/*.whl >/dev/null 2>&1; then
+    echo "building $name (a few minutes the first time)" >&2
+    mkdir -p "$folder"
+    # In an environment that stays: Cargo builds anew what saw another path of a tool.
+    CARGO_TARGET_DIR="$root/.venv/cargo" in_env rust uv build --wheel --no-build-isolation \
+      --python "$(in_env rust python -c 'import sys; print(sys.executable)')" --out-dir "$folder" "packages/$name" >"$folder/build.log" 2>&1 || {
+      tail -n 40 "$folder/build.log" >&2
+      die "$name could not be built"
+    }
+  fi
+  ls "$folder"/*.whl
+}
+
+# Installs the distributions with a part in Rust into a hatch environment: install_native ENV
+install_native() {
+  local env=$1 package python wheel
+  python=$(in_env "$env" python -c 'import sys; print(sys.executable)')
+  for package in packages/*/Cargo.toml; do
+    wheel=$(native_wheel "$(basename "$(dirname "$package")")")
+    if [ "$(cat "$python.native-$(basename "${wheel%%-*}")" 2>/dev/null)" != "$wheel" ]; then
+      "$tools/bin/uv" pip install --quiet --reinstall --no-deps --python "$python" "$wheel"
+      echo "$wheel" >"$python.native-$(basename "${wheel%%-*}")"
+    fi
+  done
+}
