@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._native import native as native
     from .aggregate import AggregatedOrderBook as AggregatedOrderBook
     from .builder import OrderBookBuilder as OrderBookBuilder
     from .candles import CandleBuilder as CandleBuilder
@@ -41,6 +42,7 @@ _HOME = {
     "OrderBookBuilder": "builder",
     "ReferenceData": "instruments",
     "get_symbols": "symbols",
+    "native": "_native",
     "open_reader": "io",
     "open_writer": "io",
 }
@@ -60,6 +62,7 @@ __all__ = [
     "ReferenceData",
     "__version__",
     "get_symbols",
+    "native",
     "open_reader",
     "open_writer",
 ]
