@@ -16,7 +16,12 @@ __all__ = ["SHELLS", "script"]
 SHELLS: Final = ("bash", "zsh", "fish")
 _FILES: Final = ("config", "recording", "raw", "instruments", "to", "from", "token-file")
 _STORE: Final = ("status", "check", "migrate", "backup", "restore", "convert", "export", "size")
-_ACTIONS: Final = {"config": ("show", "init"), "completion": SHELLS, "store": _STORE}
+_ACTIONS: Final = {
+    "config": ("show", "init"),
+    "completion": SHELLS,
+    "store": _STORE,
+    "log": ("decode", "tail", "stats"),
+}
 
 
 class _Option(NamedTuple):
@@ -73,6 +78,8 @@ def _words(command: str, name: str) -> tuple[str, ...]:
         from cmd_common.schema import TABLES
 
         return (*TABLES, "book", "aggregate") if name == "types" else ("parquet", "csv", "arrow")
+    if command == "log" and name in ("format", "level"):
+        return ("text", "json") if name == "format" else ("debug", "info", "warning", "error", "critical")
     if name == "types":
         from .commands.archive import ARCHIVE_TYPES
 

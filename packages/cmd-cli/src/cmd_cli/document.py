@@ -26,6 +26,7 @@ Data goes to stdout, words to stderr. `--json` makes stdout readable for program
 | `serve` | one JSON line when it is ready, with and without `--json`; with it the last line is the summary |
 | `store` | the last line is the summary, one JSON object; `check`: `{"ok", "findings": [{"severity", "kind", "where", "what", "hint"}]}` |
 | `watch` | one JSON line a second and symbol |
+| `log` | `decode`, `tail`: one object a line; `stats`: one JSON object |
 | `config show`, `version` | one JSON object |
 
 The summary of `record` is `{"records": {table: n}, "gaps": n, "books": {"venue:symbol": {"state", "last_id",

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "watch": "Show live books, trades and candles in the terminal",
     "serve": "Push live data or history to other programs",
     "replay": "Serve recordings or a simulation as the exchange itself",
+    "log": "Read the logs of programs that use cmd_common.log",
     "config": "Show or create the configuration",
     "completion": "Print a completion script for bash, zsh or fish",
     "version": "Print versions",

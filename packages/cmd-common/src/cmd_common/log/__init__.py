@@ -18,9 +18,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from .bridge import Handler, to_logging
+from .decode import Batch, Lost
 from .events import Event, Field
+from .follow import Follower
 from .logger import POLICIES, Logger
-from .reader import Batch, Lost, Reader, read
+from .reader import Reader, read
 from .render import Record
 from .rings import Emit
 
@@ -35,6 +38,8 @@ __all__ = [
     "Emit",
     "Event",
     "Field",
+    "Follower",
+    "Handler",
     "Logger",
     "Lost",
     "Reader",
@@ -47,6 +52,7 @@ __all__ = [
     "open",
     "read",
     "set_level",
+    "to_logging",
 ]
 
 DEBUG: Final = 10

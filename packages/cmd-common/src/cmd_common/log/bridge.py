@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+from .decode import Batch
 from .events import LEVELS
 from .files import Session
 from .layout import Frame
 from .logger import Logger
-from .reader import Batch
 from .render import Record
 from .stamps import Line
 

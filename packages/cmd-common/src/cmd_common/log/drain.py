@@ -62,6 +62,7 @@ class Drain:
         with self._lock:
             self.file.append(self.session.frames(self._framed))
             self.sink.start(self.session, self._framed)
+            self._state(self._last)
 
     def once(self) -> int:
         """Drain what is complete now; returns how many records."""
@@ -116,6 +117,7 @@ class Drain:
             data = frames(self._framed)
             self.file.append(data)
             self.sink.declare(self.session, data)
+            self._state(self._last)
 
     def positions(self) -> list[int]:
         """How far the rings are drained."""
@@ -240,4 +242,4 @@ class Drain:
             Positions(r.tail + (ahead or {}).get(id(r), 0), r.tail, *told)
             for r, told in zip(self.file.rings, self._told, strict=True)
         )
-        self.file.state(RingState(self._states, self._first, calibration, rings))
+        self.file.state(RingState(self._states, self.sink.size, self.sink.files, self._first, calibration, rings))

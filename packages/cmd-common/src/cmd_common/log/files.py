@@ -78,6 +78,8 @@ class Sink:
     def __init__(self, path: str, rotation: Rotation, clock: Callable[[], int] = time.time_ns) -> None:
         self.path, self.rotation = path, rotation
         self._clock = clock
+        old = numbered(path)
+        self.files = old[-1][0] if old else 0  # the newest number of a rotated one
         self._open()
 
     def start(self, session: Session, calibration: Calibration) -> None:
@@ -106,7 +108,7 @@ class Sink:
 
     def _open(self) -> None:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
-        self._size = os.fstat(self._fd).st_size
+        self.size = os.fstat(self._fd).st_size
         self._began = self._clock()
 
     def _put(self, data: bytes) -> None:
@@ -115,18 +117,19 @@ class Sink:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError:
-            os.ftruncate(self._fd, self._size)
+            os.ftruncate(self._fd, self.size)
             raise
-        self._size += len(data)
+        self.size += len(data)
 
     def _rotate(self) -> None:
         """Begin a new file where the current one is large or old enough."""
         limit = self.rotation
-        full = limit.bytes and self._size >= limit.bytes
-        if not self._size or not (full or (limit.ns and self._clock() - self._began >= limit.ns)):
+        full = limit.bytes and self.size >= limit.bytes
+        if not self.size or not (full or (limit.ns and self._clock() - self._began >= limit.ns)):
             return
         old = numbered(self.path)
-        os.rename(self.path, f"{self.path}.{(old[-1][0] if old else 0) + 1:06d}")
+        os.rename(self.path, f"{self.path}.{self.files + 1:06d}")
+        self.files += 1
         os.close(self._fd)
         self._open()
         for _, path in old[: max(0, len(old) + 1 - limit.keep)] if limit.keep else []:
@@ -144,7 +147,7 @@ class BinaryFile(Sink):
     def __init__(self, path: str, rotation: Rotation, clock: Callable[[], int] = time.time_ns) -> None:
         super().__init__(path, rotation, clock)
         self._head: Callable[[], bytes] = bytes
-        if self._size and os.pread(self._fd, 4, 0) != FRAME_MAGIC:
+        if self.size and os.pread(self._fd, 4, 0) != FRAME_MAGIC:
             os.close(self._fd)
             raise UsageError(f"{path} exists and is no binary log", hint="choose another path or remove it")
 
@@ -187,7 +190,7 @@ class LineFile(Sink):
     def __init__(self, form: str, path: str, rotation: Rotation, clock: Callable[[], int] = time.time_ns) -> None:
         super().__init__(path, rotation, clock)
         self._form = form
-        if self._size and os.pread(self._fd, 4, 0) == FRAME_MAGIC:
+        if self.size and os.pread(self._fd, 4, 0) == FRAME_MAGIC:
             os.close(self._fd)
             raise UsageError(f"{path} exists and is a binary log", hint="choose another path or remove it")
 

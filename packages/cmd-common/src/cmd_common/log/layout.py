@@ -39,7 +39,7 @@ OVERWRITTEN: Final = 2
 
 STATE_AT: Final = (256, 512)  # two copies, written in turn: one is whole whenever a process is killed
 LIVE: Final = 1024  # a count of dropped and one of overwritten records a ring, as they happen
-_STATE: Final = Struct("<QQqQQqQ" + "QQQQ" * RINGS + "I")
+_STATE: Final = Struct("<QQQQqQQqQ" + "QQQQ" * RINGS + "I")
 
 
 class Frame(NamedTuple):
@@ -79,6 +79,8 @@ class RingState(NamedTuple):
     """The changing part of a ring file's header."""
 
     number: int  # grows with each
+    size: int  # of the log's current file; what is behind it is of a batch that was not completed
+    files: int  # the newest number of a rotated file
     first: Calibration
     last: Calibration
     rings: tuple[Positions, ...]
@@ -139,7 +141,7 @@ def pack_state(state: RingState) -> bytes:
     flat: list[int] = []
     for n in range(RINGS):
         flat += state.rings[n] if n < len(state.rings) else (0, 0, 0, 0)
-    data = _STATE.pack(state.number, *state.first, *state.last, *flat, 0)
+    data = _STATE.pack(state.number, state.size, state.files, *state.first, *state.last, *flat, 0)
     return data[:-4] + crc32(data[:-4]).to_bytes(4, "little")
 
 
@@ -150,9 +152,9 @@ def unpack_state(page: bytes | memoryview) -> RingState | None:
         data = bytes(page[at : at + _STATE.size])
         if len(data) < _STATE.size or crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
             continue
-        number, *rest = _STATE.unpack(data)
+        number, size, files, *rest = _STATE.unpack(data)
         rings = tuple(Positions(*rest[n : n + 4]) for n in range(6, 6 + 4 * RINGS, 4))
-        state = RingState(number, Calibration(*rest[0:3]), Calibration(*rest[3:6]), rings)
+        state = RingState(number, size, files, Calibration(*rest[0:3]), Calibration(*rest[3:6]), rings)
         if best is None or state.number > best.number:
             best = state
     return best

@@ -21,7 +21,7 @@ from .drain import Consumer, Drain
 from .events import Event, cut, level_number, parse
 from .files import Rotation, Session, open_sink
 from .layout import RINGS, VERSION, Start
-from .reader import leftover
+from .leftover import leftover
 from .render import BUILT_IN, Table
 from .rings import Emit, Ring, RingFile
 from .stamps import MONOTONIC, Calibration, calibrate
@@ -189,13 +189,14 @@ class Logger:
         self, path: str, form: str, sizes: list[tuple[int, int]], rotation: Rotation, consumers: Sequence[Consumer]
     ) -> None:
         clock, rate, reader = _clock(self.native)
+        ring_path = f"{path}.ring"
+        left = leftover(path)
         sink = open_sink(form, path, rotation)
         try:
-            ring_path = f"{path}.ring"
-            if os.path.exists(ring_path):
-                for session, frames, along in leftover(ring_path, path if form == "binary" else ""):
-                    sink.start(session, frames[0][1].calibration)
-                    sink.write(session, frames, along)
+            if left is not None:
+                session, frames, along = left
+                sink.start(session, frames[0][1].calibration)
+                sink.write(session, frames, along)
             number = int.from_bytes(os.urandom(4), "little") or 1
             file = RingFile(ring_path, sizes, number, _rings.native_ring if self.native else _rings.PureRing)
             try:
