@@ -16,6 +16,7 @@ import pytest
 
 from cmd_cli.command import Cmd
 from cmd_cli.main import COMMANDS, cli
+from cmd_common.log import Logger
 from cmd_common.testing.ports import free_ports
 
 from .conftest import finish, replaying
@@ -78,7 +79,10 @@ def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CMD_ENDPOINT", endpoint)
     if name in ("query", "store") or "--from-store" in line:
         Path("data").symlink_to(recorded)
-    endless = name == "replay" or (name == "watch" and "--duration" not in line)
+    if name == "log":
+        with Logger().open("app.cmdlog") as logger:
+            logger.event("order.late", "{ns:i8} ns late", "warning")(1500)
+    endless = name == "replay" or "--follow" in line or (name == "watch" and "--duration" not in line)
     code, out, err = run(re.sub(r"127\.0\.0\.1:\d+", free_port, line), endless=endless)
     assert code == 0, err
     assert "error" not in err.casefold()
@@ -86,7 +90,7 @@ def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.Mon
         assert json.loads(out.splitlines()[0])["symbols"]
     if "--json" in line:
         json.loads(out if name in ("query", "symbols") else out.splitlines()[-1])
-    if name in ("symbols", "query", "replay", "watch", "record", "archive", "store"):
+    if name in ("symbols", "query", "replay", "watch", "record", "archive", "store", "log"):
         assert out.strip()
     if name == "record":
         assert any(Path("data").iterdir())

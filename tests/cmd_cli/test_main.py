@@ -97,6 +97,15 @@ BAD = [
     ([*SERVE, "--from-store", "parquet:x", "--end", "2025-01-02", "--store", "parquet:y"], "nothing would be recorded: history is served, and no live data follows; leave out the store, or add exchanges whose live data follows"),
     ([*SERVE, "--from-store", "parqet:x"], "unknown store 'parqet'; did you mean parquet?"),
     ([*SERVE, "--queue", "1"], "--queue: 1 is less than 16; for example 10000"),
+    (["log", "decode", "none.log"], "there is no log at none.log"),
+    (["log", "stats", "none.log"], "there is no log at none.log"),
+    (["log", "tail", "none.log"], "there is no log at none.log"),
+    (["log", "decode"], "missing argument 'FILE'; see cmd-cli log --help"),
+    (["log", "decode", "x", "--format", "xml"], "format 'xml' is not known; formats are text, json"),
+    (["log", "decode", "x", "--level", "warnign"], "unknown level 'warnign'; did you mean warning?"),
+    (["log", "decode", "x", "--start", "soon"], "start 'soon' is not a time; write it as 2025-03-01 or 2025-03-01T23:59:00"),
+    (["log", "decode", "x", "--follow"], "log decode takes no --follow"),
+    (["log", "stats", "x", "--lines", "3"], "log stats takes no --lines"),
     (["symbols", "--exchange", "binance-sopt"], "unknown exchange 'binance-sopt'; did you mean binance-spot or binance-usdm or binance-coinm?"),
 ]  # fmt: skip
 

@@ -6,7 +6,7 @@ A slot is a record of a fixed size: stamp, arguments, checksum or 0, number of t
 
 from __future__ import annotations
 
-from struct import Struct
+from struct import Struct, unpack_from
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -24,6 +24,8 @@ __all__ = [
 ]  # fmt: skip
 
 VERSION: Final = 1
+_GOLDEN: Final = 0x9E37_79B9_7F4A_7C15
+_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 FRAME_MAGIC: Final = b"\xc5LG\x01"
 RING_MAGIC: Final = b"CMDRING\x01"
 MAX_FRAME: Final = 1 << 20  # bytes of a payload
@@ -127,13 +129,15 @@ def frame_of(data: bytes | bytearray | memoryview, at: int) -> tuple[Frame | Non
 def check(slot: bytes | memoryview) -> int:
     """Checksum of a whole slot, as native writers put it before the number: never 0.
 
-    Every step is a bijection of 64 bits, so that a change in one word is always seen until the end, where 32 bits are kept.
+    Every word is multiplied by an odd number of its own, so that a change in one of them always changes the sum of 64
+    bits; 32 bits of it are kept.
     """
-    h = int.from_bytes(slot[-4:], "little") | 0x5EED_0000_0000_0000
-    for at in range(0, len(slot) - 8, 8):
-        h = ((h ^ int.from_bytes(slot[at : at + 8], "little")) * 0x9E37_79B9_7F4A_7C15) & 0xFFFF_FFFF_FFFF_FFFF
-        h ^= h >> 32
-    return (h & 0xFFFF_FFFF) or 1
+    total = int.from_bytes(slot[-4:], "little")
+    words = unpack_from(f"<{len(slot) // 8 - 1}Q", slot)
+    for factor, word in enumerate(words):
+        total += word * (2 * factor + 1) * _GOLDEN
+    total &= _MASK
+    return (((total ^ total >> 32) * _GOLDEN & _MASK) >> 32) or 1
 
 
 def pack_state(state: RingState) -> bytes:
