@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,8 @@ def values_of(path: Path) -> list[tuple[Any, ...]]:
     found, reader = records_of(path)
     assert reader.lost == []
     return [r.values for r in found]
+
+
+def in_order(records: list[Record]) -> bool:
+    """Whether time never goes back, but for what two calibrations may be apart."""
+    return all(b.ts - a.ts > -1_000 for a, b in pairwise(records))

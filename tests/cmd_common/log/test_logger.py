@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from log_kit import ALL, NUMBERS, ROWS, held, records_of, values_of
+from log_kit import ALL, NUMBERS, ROWS, held, in_order, records_of, values_of
 
 from cmd_common import _native
 from cmd_common.errors import StoreBusyError, UnknownNameError, UsageError
@@ -33,7 +35,7 @@ def test_what_is_logged_is_read(make: Make, tmp_path: Path) -> None:
     after = time.time_ns()
     found, reader = records_of(tmp_path / "a.log")
     assert [r.values for r in found] == [(101.5, 0.25, 7, n) for n in range(1000)]
-    assert [r.ts for r in found] == sorted(r.ts for r in found)
+    assert in_order(found)
     assert before - 1_000_000 <= found[0].ts <= found[-1].ts <= after + 1_000_000
     assert found[3].message == "sent 101.5 0.25 7 3"
     assert found[3].fields == {"price": 101.5, "qty": 0.25, "id": 7, "n": 3}
@@ -471,3 +473,19 @@ def test_a_slot_that_was_taken_and_never_written_does_not_stop_the_log(tmp_path:
     found, reader = records_of(tmp_path / "a.log")
     assert [r.values[0] for r in found] == list(range(1, 50))
     assert reader.lost == []
+
+
+def test_a_program_that_ends_without_closing_leaves_a_whole_log(kind: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from cmd_common import log; one = log.event('one', '{a:i8}'); log.open(sys.argv[1]);"
+        "[one(n) for n in range(100)]"
+    )
+    env = {**os.environ, "CMD_PURE": "1" if kind == "pure" else ""}
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.log")], env=env, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    found, reader = records_of(tmp_path / "a.log")
+    assert [r.values for r in found] == [(n,) for n in range(100)]
+    assert (reader.lost, reader.open_ends) == ([], 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.log"]

@@ -111,6 +111,10 @@ class Sink:
         self.size = os.fstat(self._fd).st_size
         self._began = self._clock()
 
+    def _first(self) -> bytes:
+        with open(self.path, "rb") as f:
+            return f.read(len(FRAME_MAGIC))
+
     def _put(self, data: bytes) -> None:
         try:
             rest = memoryview(data)
@@ -128,10 +132,12 @@ class Sink:
         if not self.size or not (full or (limit.ns and self._clock() - self._began >= limit.ns)):
             return
         old = numbered(self.path)
-        os.rename(self.path, f"{self.path}.{self.files + 1:06d}")
-        self.files += 1
-        os.close(self._fd)
-        self._open()
+        os.close(self._fd)  # not every system renames a file that is open
+        try:
+            os.rename(self.path, f"{self.path}.{self.files + 1:06d}")
+            self.files += 1
+        finally:
+            self._open()
         for _, path in old[: max(0, len(old) + 1 - limit.keep)] if limit.keep else []:
             try:
                 os.remove(path)
@@ -147,7 +153,7 @@ class BinaryFile(Sink):
     def __init__(self, path: str, rotation: Rotation, clock: Callable[[], int] = time.time_ns) -> None:
         super().__init__(path, rotation, clock)
         self._head: Callable[[], bytes] = bytes
-        if self.size and os.pread(self._fd, 4, 0) != FRAME_MAGIC:
+        if self.size and self._first() != FRAME_MAGIC:
             os.close(self._fd)
             raise UsageError(f"{path} exists and is no binary log", hint="choose another path or remove it")
 
@@ -190,7 +196,7 @@ class LineFile(Sink):
     def __init__(self, form: str, path: str, rotation: Rotation, clock: Callable[[], int] = time.time_ns) -> None:
         super().__init__(path, rotation, clock)
         self._form = form
-        if self.size and os.pread(self._fd, 4, 0) == FRAME_MAGIC:
+        if self.size and self._first() == FRAME_MAGIC:
             os.close(self._fd)
             raise UsageError(f"{path} exists and is a binary log", hint="choose another path or remove it")
 

@@ -79,7 +79,7 @@ def ring_batch(content: RingContent, state: SessionState, path: str, lost: list[
         return None
     frames: list[Frame] = []
     last = content.state.last
-    along = line(content.state.first, last, start.rate)
+    along = Line(last.raw, last.utc, line(content.state.first, last, start.rate).rate)  # goes on where the file ends
     for ring, (slot, count, offset) in enumerate(start.rings[:4]):
         known = content.state.rings[ring]
         if slot < 16 or count < 1 or offset < PAGE or offset + slot * count > len(content.memory):

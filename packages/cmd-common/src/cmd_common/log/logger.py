@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fnmatch
 import os
 import sys
@@ -325,6 +326,16 @@ def _after_fork() -> None:
     _open.clear()
 
 
+def _at_exit() -> None:
+    """Close what is open; where that fails it stays in the ring, and the next ``open`` writes it."""
+    for logger in list(_open):
+        try:
+            logger.close()
+        except OSError:
+            pass
+
+
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 

@@ -14,8 +14,8 @@ __all__ = ["MONOTONIC", "RATE_BITS", "Calibration", "Line", "calibrate", "line"]
 
 RATE_BITS: Final = 48  # a rate is ns a tick, times 2**48
 MONOTONIC: Final = 1 << RATE_BITS
-_SPAN: Final = 1_000_000  # ns; two calibrations nearer than this say nothing about the rate
 _TOLERANCE: Final = 1_000  # a rate that is off by more than a 1000th is a clock that was set, no rate
+_SLACK: Final = 100  # ns, beyond what two calibrations say of their errors
 
 
 class Calibration(NamedTuple):
@@ -39,12 +39,16 @@ class Line(NamedTuple):
 
 
 def line(first: Calibration, last: Calibration, nominal: int) -> Line:
-    """Return the line through two calibrations, or through the first at the nominal rate where they are no two of one clock."""
+    """Return the line through two calibrations, so that time has no seam where one line ends and the next begins.
+
+    Where they are farther from the nominal rate than their errors and a clock that is slewed explain, UTC was set between
+    them: then it is the line through the first at the nominal rate.
+    """
     ticks, ns = last.raw - first.raw, last.utc - first.utc
-    if ticks > 0 and ns >= _SPAN:
-        rate = (ns << RATE_BITS) // ticks
-        if abs(rate - nominal) * _TOLERANCE <= nominal:
-            return Line(first.raw, first.utc, rate)
+    if ticks > 0 and ns > 0:
+        off = abs(ns - (ticks * nominal >> RATE_BITS))
+        if off <= ns // _TOLERANCE + first.error + last.error + _SLACK:
+            return Line(first.raw, first.utc, (ns << RATE_BITS) // ticks)
     return Line(first.raw, first.utc, nominal)
 
 
