@@ -48,6 +48,7 @@ class Drain:
         self._calibrate = calibrate
         self._consumers = consumers
         self._lock = threading.RLock()
+        self._closing = False
         self._busy = False  # in this thread, where a signal handler came between
         self._states = 0
         self._told = [(0, 0)] * len(file.rings)  # what own records have said of losses
@@ -72,10 +73,11 @@ class Drain:
                 return 0
             self._busy = True
             try:
+                goals = [r.tail + r.taken() for r in self.file.rings]  # others may go on without end
                 while True:
-                    done, more = self._batch()
+                    done = self._batch()
                     total += done
-                    if not more:
+                    if not done or all(r.tail >= goal for r, goal in zip(self.file.rings, goals, strict=True)):
                         return total
             except OSError as error:
                 self.error, self.failed = error, True
@@ -126,6 +128,7 @@ class Drain:
     def finish(self) -> bool:
         """Drain to the end, for a logger that nobody can log to any more; whether everything was written."""
         with self._lock:
+            self._closing = True
             until = time.monotonic_ns() + _ABANDONED
             while any(r.taken() for r in self.file.rings):
                 if self.once():
@@ -156,9 +159,10 @@ class Drain:
             self._stuck = None
             ring.give_up()
 
-    def _batch(self) -> tuple[int, bool]:
-        """Drain one batch; also says whether there is more."""
+    def _batch(self) -> int:
+        """Drain one batch; returns how many records."""
         calibration = self._calibrate()
+        lost = list(zip(self.dropped, self.overwritten, strict=True))  # what comes while we write is said next time
         found: list[tuple[int, Ring, int]] = []
         for number, ring in enumerate(self.file.rings):
             most = min(_PART, MAX_FRAME // ring.slot)
@@ -166,23 +170,23 @@ class Drain:
                 found.append((number, ring, n))
             elif ring.taken():
                 self._give_up(number)
-        if len(found) > 1:
+        if len(self.file.rings) > 1:
             found = self._together(found, calibration)
         frames = [
             self._frame(SKIP, number, 0, ring.tail, b"", calibration)
             for number, ring in enumerate(self.file.rings)
-            if self.overwritten[number] != self._told[number][1]
+            if lost[number][1] != self._told[number][1]
         ]
         frames += [
             self._frame(RECORDS, number, ring.slot, ring.tail, ring.copy(n), calibration) for number, ring, n in found
         ]
-        frames += self._losses(calibration)
+        frames += self._losses(lost, calibration)
         if not frames:
-            return 0, False
+            return 0
         along = line(self._framed, calibration, self.session.start.rate)
         self.sink.write(self.session, frames, along)
         self.failed, self._framed = False, calibration
-        self._told = list(zip(self.dropped, self.overwritten, strict=True))
+        self._told = lost
         self._release([(ring, n) for _, ring, n in found], calibration)
         total = sum(n for _, _, n in found)
         self.records += total
@@ -191,20 +195,21 @@ class Drain:
                 consumer(self.session, [frame for _, frame in frames if frame.kind == RECORDS], along)
             except Exception as error:
                 self.error = error
-        return total, any(r.taken() for _, r, _ in found)
+        return total
 
-    @staticmethod
-    def _together(found: list[tuple[int, Ring, int]], calibration: Calibration) -> list[tuple[int, Ring, int]]:
-        """Cut what is younger than what one of the rings still holds back, so that the file is in order."""
-        stamps = [ring.stamps(n) for _, ring, n in found]
-        limit = min([calibration.raw, *(s[-1] for (_, r, n), s in zip(found, stamps, strict=True) if r.taken() > n)])
+    def _together(self, found: list[tuple[int, Ring, int]], calibration: Calibration) -> list[tuple[int, Ring, int]]:
+        """Cut what is younger than this batch or than what one of the rings still holds back, so that the file is in order."""
+        limit = min([calibration.raw, *(r.stamp(n - 1) for _, r, n in found if r.taken() > n)])
         out = []
-        for (number, ring, n), at in zip(found, stamps, strict=True):
-            while n and at[n - 1] > limit:
+        for number, ring, count in found:
+            n = count
+            while n and ring.stamp(n - 1) > limit:
                 n -= 1
             if n:
                 out.append((number, ring, n))
-        return out or found[:1]
+        if not out and (self._closing or any(r.taken() == r.count for _, r, _ in found)):
+            return found  # a counter that jumped back must not hold up anybody
+        return out
 
     def _frame(
         self, kind: int, number: int, slot: int, position: int, data: bytes, calibration: Calibration
@@ -213,16 +218,13 @@ class Drain:
         head = build(kind, data, session, calibration, ring=number, slot=slot, position=position)
         return head, Frame(kind, number, slot, session, position, calibration, data)
 
-    def _losses(self, calibration: Calibration) -> list[tuple[bytes, Frame]]:
+    def _losses(self, lost: list[tuple[int, int]], calibration: Calibration) -> list[tuple[bytes, Frame]]:
         """Records that say what was dropped and overwritten since the last batch."""
         out = []
-        for event, counts, known in (
-            (DROPPED, self.dropped, [t[0] for t in self._told]),
-            (OVERWRITTEN, self.overwritten, [t[1] for t in self._told]),
-        ):
-            if n := sum(counts) - sum(known):
-                words = (calibration.raw, n)
-                data = b"".join(w.to_bytes(8, "little") for w in words) + bytes(12) + event.to_bytes(4, "little")
+        for n, event in enumerate((DROPPED, OVERWRITTEN)):
+            if count := sum(now[n] - told[n] for now, told in zip(lost, self._told, strict=True)):
+                words = calibration.raw.to_bytes(8, "little") + count.to_bytes(8, "little")
+                data = words + bytes(12) + event.to_bytes(4, "little")
                 out.append(self._frame(RECORDS, _OWN, _OWN_SLOT, self._own, data, calibration))
                 self._own += 1
         return out

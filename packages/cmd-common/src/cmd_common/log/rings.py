@@ -65,10 +65,9 @@ class Ring:
                 return numbers.index(0)
         return n
 
-    def stamps(self, n: int) -> list[int]:
-        """Stamps of the next ``n`` slots."""
-        first, step = self.tail % self.count, self.slot // 8
-        return self._stamps[first * step : (first + n) * step : step].tolist()
+    def stamp(self, n: int) -> int:
+        """Stamp of the ``n``-th slot from ``tail`` on, of those that ``ready`` counted."""
+        return int(self._stamps[(self.tail + n) % self.count * self.slot // 8])
 
     def copy(self, n: int) -> bytes:
         """The next ``n`` slots."""
@@ -128,7 +127,10 @@ class _NativeRing(Ring):
         self._ring = _native.module.LogRing(view, slot, count)
 
     def taken(self) -> int:
-        return int(self._ring.head()) - self.tail
+        try:
+            return int(self._ring.head()) - self.tail
+        except ValueError:  # another thread has closed it
+            return 0
 
     def give_back(self, n: int) -> None:
         self.tail += n
