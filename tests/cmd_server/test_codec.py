@@ -107,7 +107,7 @@ def test_sides_without_a_copy_are_views_of_the_frame() -> None:
 def test_the_layout_is_the_documented_one() -> None:
     frame = codec.encode(replace(TRADE, trade_id="x", trade_seq=None), 9, 77, 3, 64, BookFlag.LIVE)
     block = struct.pack("<QqqIHBBddqBB", 77, 5, 6, 9, 3, 72, 3, 1.5, 2.5, -(1 << 63), 1, 0)
-    assert frame == struct.pack(">IH", 75, 0xEB50) + struct.pack("<HHHH", 58, 2, 7100, 1) + block + b"\x01\0x"
+    assert frame == struct.pack(">IH", 75, 0xEB50) + struct.pack("<HHHH", 58, 2, 7100, 2) + block + b"\x01\0x"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ from .messages import (
     SCHEMA_ID,
     Ack,
     Bye,
+    Divert,
+    Diverted,
     Heartbeat,
     Hello,
     Login,
@@ -427,6 +429,7 @@ _SERVICES: Final[dict[int, Callable[[_Parts], Service]]] = {
     Template.STREAM_GAP: _stream_gap,
     Template.HEARTBEAT: lambda p: Heartbeat(p.common[1], p.fields[0]),
     Template.BYE: lambda p: Bye(*p.texts(Template.BYE)),
+    Template.DIVERTED: lambda p: Diverted(p.fields[0], *p.texts(Template.DIVERTED)),
 }
 
 
@@ -483,4 +486,5 @@ _REQUESTS: Final[dict[int, Callable[[_Parts], Request]]] = {
     Template.UNSUBSCRIBE: lambda p: Unsubscribe(p.fields[0], _topics(p.frame, p.end)),
     Template.RESUME: _resume,
     Template.PING: lambda p: Ping(p.common[1]),
+    Template.DIVERT: lambda p: Divert(p.fields[0], *p.texts(Template.DIVERT)),
 }

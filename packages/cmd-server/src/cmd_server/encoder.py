@@ -29,6 +29,8 @@ from .formats import COMMON, HEADER, LAYOUTS, NULL_INT
 from .messages import (
     Ack,
     Bye,
+    Divert,
+    Diverted,
     Heartbeat,
     Hello,
     Login,
@@ -404,6 +406,8 @@ def _service(m: Service) -> bytes:
             return _generic(Template.HEARTBEAT, (0, m.time, 0, 0, 0, 0, 0), (m.queued,))
         case Bye():
             return _generic(Template.BYE, _NOTHING, (), _texts(m.code, m.text))
+        case Diverted():
+            return _generic(Template.DIVERTED, _NOTHING, (m.request_id,), _text(m.to))
 
 
 def _request(m: Request) -> bytes:
@@ -422,6 +426,8 @@ def _request(m: Request) -> bytes:
             return _generic(Template.RESUME, _NOTHING, (m.epoch, m.request_id, m.queue, m.policy), rest)
         case Ping():
             return _generic(Template.PING, (0, m.time, 0, 0, 0, 0, 0), ())
+        case Divert():
+            return _generic(Template.DIVERT, _NOTHING, (m.request_id,), _text(m.to))
 
 
 _POSITION: Final = struct.calcsize("<QIHB")

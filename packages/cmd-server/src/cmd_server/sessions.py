@@ -17,6 +17,7 @@ from .messages import (
     REPLAYED,
     Ack,
     Bye,
+    Divert,
     Heartbeat,
     Hello,
     Kind,
@@ -161,6 +162,8 @@ class Sessions(Catalogue):
                 self.bye(client, "protocol", "the first request must be a login")
             elif isinstance(request, Unsubscribe):
                 self._unsubscribe(client, request)
+            elif isinstance(request, Divert):  # the shell carries it out where it can
+                raise UsageError("this server has no other transport to send over")
             else:
                 self._subscribe(client, request)
         except CmdError as error:
