@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from msgspec import Struct
 
@@ -356,38 +356,37 @@ class AeronTransport:
         """Serve clients that ask for it over control, or send to all of them; raises ServerError in one line."""
         native()
         settings = parse(address, "server")
-        module: Any
         if settings.shared:
-            from . import aeron_shared as module
-        else:
-            from . import aeron_listener as module
-        return cast("Listener", await module.listen(address, settings, server, options))
+            from . import aeron_shared
+
+            return await aeron_shared.listen(address, settings, server, options)
+        from . import aeron_listener
+
+        return await aeron_listener.listen(address, settings, server, options)
 
     async def connect(self, address: Address, options: LinkOptions) -> Link:
         """Open a link; raises as its control connection's transport does."""
         native()
         settings = parse(address, "client")
-        module: Any
         if settings.shared:
-            from . import aeron_shared as module
+            from . import aeron_shared
 
-            return cast("Link", await module.connect_shared(address, settings, options))
-        from . import aeron_link as module
+            return await aeron_shared.connect_shared(address, settings, options)
+        from . import aeron_link
 
-        return cast("Link", await module.connect(address, settings, options))
+        return await aeron_link.connect(address, settings, options)
 
     def open(self, address: Address, options: LinkOptions) -> BlockingLink:
         """Open a blocking link; raises as ``connect``."""
         native()
         settings = parse(address, "client")
-        module: Any
         if settings.shared:
-            from . import aeron_shared as module
+            from . import aeron_shared
 
-            return cast("BlockingLink", module.open_shared(address, settings, options))
-        from . import aeron_link as module
+            return aeron_shared.open_shared(address, settings, options)
+        from . import aeron_link
 
-        return cast("BlockingLink", module.open_blocking(address, settings, options))
+        return aeron_link.open_blocking(address, settings, options)
 
 
 TRANSPORT: Final = AeronTransport()

@@ -103,10 +103,15 @@ class ClientHandle:
         """Whether it can still be used; where not, acquire another. Never waits."""
         return _usable(self.client)
 
-    def release(self) -> None:
-        """Give it back; the last one who does closes it, and with it what was made by it."""
+    def release(self, *, retire: bool = False) -> None:
+        """Give it back; the last one who does closes it, and with it what was made by it.
+
+        ``retire``: it is of no use although it does not know it yet, so that nobody else gets it.
+        """
         with _lock:
             shared, self._shared = self._shared, None
+            if retire and shared is not None and _clients.get(self._key) is shared:
+                del _clients[self._key]
         if shared is None or self._key[0] != os.getpid():
             return
         with shared.lock:
@@ -178,7 +183,7 @@ def _private() -> str:
         for (pid, directory), shared in _drivers.items():
             if pid == os.getpid() and _PRIVATE in directory and shared.driver is not None:
                 return directory
-    place = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()  # noqa: S108  as Aeron itself does
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
     return os.path.join(place, f"{_PRIVATE}{os.getpid()}-{secrets.token_hex(4)}")
 
 
