@@ -27,6 +27,7 @@ from cmd_common.records import Trade
 from cmd_server import client as clients
 from cmd_server import multicast
 from cmd_server.client import aio
+from cmd_server.group_link import GroupLink
 from cmd_server.limits import Limits
 from cmd_server.merger import State
 from cmd_server.server import Server
@@ -65,7 +66,7 @@ async def serving(server: Server, port: int = 0, more: str = "") -> tuple[str, i
 
 def merger_of(client: aio.AsyncClient) -> Any:
     link = client._link
-    assert isinstance(link, multicast.MulticastLink)
+    assert isinstance(link, GroupLink)
     return link.merger
 
 

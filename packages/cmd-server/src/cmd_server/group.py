@@ -1,4 +1,4 @@
-"""What a server sends to a multicast group, as datagrams; pure.
+"""What a server sends to a group (multicast, a shared stream of Aeron), as packets; pure.
 
 The hub's frames for the group's client are packed as they are, with three exceptions: what concerns a connection is
 left out; a snapshot becomes a StreamGap (reason ``snapshot``), which tells receivers that are behind it to fetch it; and
@@ -21,31 +21,46 @@ _HEAD: Final = struct.Struct("<8xH4xQ16xIH")  # of a frame: template, sequence, 
 
 
 class Group:
-    """Datagrams of one group; nothing is sent before Hello has named the epoch."""
+    """Packets of one group; nothing is sent before Hello has named the epoch.
 
-    def __init__(self, topics: tuple[str, ...]) -> None:
+    ``body`` is how many bytes of frames a packet has at most.
+    """
+
+    def __init__(self, topics: tuple[str, ...], body: int = MAX_BODY) -> None:
         self.topics = topics
+        self._body = body
         self._packer: Packer | None = None
         self._announcement = codec.encode_request(Subscribe(0, topics))
         self._instruments: dict[int, bytes] = {}
         self._turn = 0  # next instrument to tell again
 
     @property
+    def body(self) -> int:
+        """Bytes of frames that a packet has at most; it may be set between two packets."""
+        return self._body
+
+    @body.setter
+    def body(self, size: int) -> None:
+        self._body = size
+        if self._packer is not None:
+            self._packer.body = size
+
+    @property
     def fits(self) -> bool:
         """Whether the topics leave room for an instrument in one heartbeat."""
-        return len(self._announcement) <= MAX_BODY // 2
+        return len(self._announcement) <= self._body // 2
 
     def pack(self, frames: Sequence[bytes], now: int) -> list[bytes]:
-        """Return the datagrams of frames that the hub gave."""
+        """Return the packets of frames that the hub gave."""
         kept = [frame for frame in map(self._frame, frames) if frame]
         return self._packer.pack(kept, now) if kept and self._packer is not None else []
 
     def heartbeat(self, now: int, *, end: bool = False) -> list[bytes]:
-        """Return the datagram that says what the group carries, and that the sender is there (or ``end``: no more)."""
+        """Return the packet that says what the group carries, and that the sender is there (or ``end``: no more)."""
         if self._packer is None:
             return []
         frames = [self._announcement]
-        room = MAX_BODY - len(self._announcement)
+        room = self._body - len(self._announcement)
         known = list(self._instruments.values())
         for _ in known:
             frame = known[self._turn % len(known)]
@@ -66,7 +81,7 @@ class Group:
         elif template == Template.HELLO:
             hello = codec.decode_service(frame)
             assert isinstance(hello, Hello)
-            self._packer = Packer(hello.epoch)
+            self._packer = Packer(hello.epoch, self._body)
             return b""
         elif kind is None and template != Template.STREAM_GAP:
             return b""

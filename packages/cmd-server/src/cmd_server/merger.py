@@ -27,7 +27,7 @@ from typing import Final
 from cmd_common.errors import CmdError
 
 from . import codec
-from .datagrams import HEARTBEAT, Packet, PacketOrder
+from .datagrams import HEARTBEAT, MAX_BODY, Packet, PacketOrder
 from .messages import (
     CONFLATED,
     KIND_OF,
@@ -51,6 +51,7 @@ from .topics import Topic
 __all__ = ["Merger", "State"]
 
 _HEAD: Final = struct.Struct("<8xH4xQ16xIHB")  # of a frame: template, sequence, instrument, view, flags
+_SHORTEST: Final = 46  # bytes of the shortest message
 _OWN: Final = 0xF000_0000  # request ids from here on are ours, not the client's
 _SECOND: Final = 1_000_000_000
 _PAUSE: Final = 5_000_000  # before asking again whether anything waits at the server
@@ -73,12 +74,14 @@ class Merger:
 
     Call ``request`` with each frame that the client sends, ``frames`` with what the connection brought, ``datagram``
     with each packet and ``tick`` when ``deadline`` has come; then send ``take_requests`` over the connection and hand
-    ``take_frames`` to the client. ``silence`` is how long the group may say nothing.
+    ``take_frames`` to the client. ``silence`` is how long the group may say nothing, ``body`` how many bytes of frames
+    a packet has at most.
     """
 
-    def __init__(self, *, silence: int = 4 * _SECOND, order: PacketOrder | None = None) -> None:
+    def __init__(self, *, silence: int = 4 * _SECOND, order: PacketOrder | None = None, body: int = MAX_BODY) -> None:
         self.order = order or PacketOrder()
         self.silence = silence
+        self._most = body // _SHORTEST + 1  # messages in a packet
         self.state = State.ATTACHED
         self.epoch: int | None = None
         self.recoveries = 0
@@ -194,6 +197,12 @@ class Merger:
         if self.state is State.DETACHED and (heard is None or now - heard >= self.silence):
             self._recover(now)
         self._move(now)
+
+    def deaf(self, now: int) -> None:
+        """Learn that nothing can come from the group for now; whatever comes says that it can again."""
+        self._now = now
+        self._heard = None
+        self._recover(now)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -364,8 +373,7 @@ class Merger:
     def _grouped(self, frames: list[bytes], now: int) -> None:
         if self.order.lost > self._lost:
             if self.state in (State.DETACHING, State.DETACHED) or self._pending:
-                # At most so many messages can have been in those packets: the shortest frame has 46 bytes.
-                self._doubtful += (self.order.lost - self._lost) * 30
+                self._doubtful += (self.order.lost - self._lost) * self._most  # as many as can have been in them
             self._lost = self.order.lost
             if self.state is not State.ATTACHED:
                 self._recover(now)
