@@ -28,27 +28,16 @@ class Group:
 
     def __init__(self, topics: tuple[str, ...], body: int = MAX_BODY) -> None:
         self.topics = topics
-        self._body = body
+        self.body = body
         self._packer: Packer | None = None
         self._announcement = codec.encode_request(Subscribe(0, topics))
         self._instruments: dict[int, bytes] = {}
         self._turn = 0  # next instrument to tell again
 
     @property
-    def body(self) -> int:
-        """Bytes of frames that a packet has at most; it may be set between two packets."""
-        return self._body
-
-    @body.setter
-    def body(self, size: int) -> None:
-        self._body = size
-        if self._packer is not None:
-            self._packer.body = size
-
-    @property
     def fits(self) -> bool:
         """Whether the topics leave room for an instrument in one heartbeat."""
-        return len(self._announcement) <= self._body // 2
+        return len(self._announcement) <= self.body // 2
 
     def pack(self, frames: Sequence[bytes], now: int) -> list[bytes]:
         """Return the packets of frames that the hub gave."""
@@ -60,7 +49,7 @@ class Group:
         if self._packer is None:
             return []
         frames = [self._announcement]
-        room = self._body - len(self._announcement)
+        room = self.body - len(self._announcement)
         known = list(self._instruments.values())
         for _ in known:
             frame = known[self._turn % len(known)]
@@ -81,7 +70,7 @@ class Group:
         elif template == Template.HELLO:
             hello = codec.decode_service(frame)
             assert isinstance(hello, Hello)
-            self._packer = Packer(hello.epoch, self._body)
+            self._packer = Packer(hello.epoch, self.body)
             return b""
         elif kind is None and template != Template.STREAM_GAP:
             return b""

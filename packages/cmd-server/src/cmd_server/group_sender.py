@@ -10,7 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from .group import Group
 from .messages import Login, Ping, Policy, Subscribe
@@ -26,8 +26,8 @@ class GroupSender(ABC):
     ``failed`` what it refused for good: receivers see a hole and fetch what was in it.
     """
 
-    form: Final = "sbe"
-    multicast: Final = True
+    form = "sbe"
+    multicast = True
 
     def __init__(self, peer: str, group: Group, interval: float) -> None:
         self.peer = peer
