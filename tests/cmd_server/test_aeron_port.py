@@ -109,7 +109,7 @@ class World:
     def __init__(self, directory: Path) -> None:
         import cmd_aeron
 
-        self.driver = cmd_aeron.MediaDriver(str(directory), client_liveness=SECOND)
+        self.driver = cmd_aeron.MediaDriver(str(directory), client_liveness=3 * SECOND // 2)
         self.client = cmd_aeron.Client(str(directory))
         self.readers = cmd_aeron.Client(str(directory))
         self.released: list[AeronPort] = []

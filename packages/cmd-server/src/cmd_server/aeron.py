@@ -197,7 +197,7 @@ def parse(address: Address, side: str) -> Settings:
         term_length=term,
         mtu=mtu,
         window=window,
-        liveness=_time(address, "liveness", 3_000_000_000, 500_000_000, 600_000_000_000),
+        liveness=_time(address, "liveness", 3_000_000_000, 1_500_000_000, 600_000_000_000),
         topics=_topics(address),
         heartbeat=address.number("heartbeat", 1000, 10, 1000) * 1_000_000,
     )
@@ -326,7 +326,7 @@ def _time(address: Address, key: str, default: int, least: int, most: int) -> in
     if not least <= value <= most:
         raise UsageError(
             f"{key}={text} of {address} is no time from {least // 1_000_000} ms to {most // 1_000_000_000} s",
-            hint="write it as 3s or 500ms",
+            hint="write it as 3s or 2500ms",
         )
     return value
 

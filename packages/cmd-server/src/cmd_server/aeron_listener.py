@@ -72,7 +72,8 @@ class AeronListener:
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Future[Any] | None = None
         self._rebuilding: asyncio.Task[None] | None = None
-        self._closed = self._finished = False
+        self._ending: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def directory(self) -> str:
@@ -125,9 +126,11 @@ class AeronListener:
     async def finish(self) -> None:
         """End all sessions and give back client and driver; a driver of this process ends, its directory goes."""
         self._closed = True
-        if self._finished:
-            return
-        self._finished = True
+        if self._ending is None:
+            self._ending = self._loop.create_task(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if self._rebuilding is not None:
@@ -143,7 +146,7 @@ class AeronListener:
             self._pool.shutdown(wait=True)  # what is being made is made, and closed, first
             _give_back((client, driver))
 
-        await asyncio.shield(self._loop.run_in_executor(None, end))
+        await self._loop.run_in_executor(None, end)
 
     # -- in threads
 
@@ -226,8 +229,8 @@ class AeronListener:
             self._pool.submit(publication.close)
         except RuntimeError:  # the pool has ended: the client's end closes it
             return
-        if self._closed and not self._ports and not self._finished:
-            self._loop.create_task(self.finish())
+        if self._closed and not self._ports and self._ending is None:
+            self._ending = self._loop.create_task(self._end())
 
     # -- the driver
 
@@ -270,7 +273,7 @@ class AeronListener:
         )
         for port in list(self._ports):
             port.lose(ConnectionBrokenError("connection broken: the media driver is gone"))
-        if not self._finished:
+        if self._ending is None:
             self._rebuilding = self._loop.create_task(self._rebuild((handle, driver)))
 
     async def _rebuild(self, old: tuple[ClientHandle, DriverHandle | None]) -> None:

@@ -103,7 +103,6 @@ class AeronPort:
         self._connected = False
         self._blocked = True
         self._stage = "new"  # open, closing, closed (control says the rest), over
-        self._bye = b""
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _SOON
         self._deadline = 0.0
@@ -144,11 +143,12 @@ class AeronPort:
             self._blocked = True
 
     def close(self, code: str = "", text: str = "") -> None:
-        """Send what is unsent, say Bye by control too, and close that; ``closed`` follows when it is gone."""
+        """Say Bye by control too, send what is unsent, then close control; ``closed`` follows when that is gone."""
         if self._stage not in ("new", "open"):
             return
         self._stage = "closing"
-        self._bye = encode_service(Bye(code, text))
+        # At once: one who does not read the publication learns by it why it ends.
+        self._control.send([encode_service(Bye(code, text))])
         if not self._waiting:
             self._loop.call_soon(self._farewell)
         # Else the timer goes on; the server aborts who takes too long.
@@ -248,7 +248,6 @@ class AeronPort:
         if self._stage == "closing":
             self._stage = "closed"
             self._cancel()
-            self._control.send([self._bye])
             self._control.close()
 
     def _break(self, result: int) -> None:

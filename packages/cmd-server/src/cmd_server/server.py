@@ -60,6 +60,7 @@ _POSITIONS: Final = 100  # so do positions, each of which may be answered
 _DIVERTED: Final = 50  # requests as which one counts that makes something outside of this process
 
 
+_LONGEST_WAY: Final = 500  # characters
 _ELSEWHERE: Final = "start it with --listen aeron:ipc or aeron:udp too, or leave the transport out"
 
 
@@ -379,6 +380,8 @@ class Server:
                 raise UsageError("only a connection that speaks SBE can be diverted")
             if session.diverting is not None:
                 raise UsageError("this connection is diverted already")
+            if len(request.to) > _LONGEST_WAY:
+                raise UsageError(f"{len(request.to)} characters are no address")
             to = Address.parse(request.to)
             for listener in self.listeners:
                 address = listener.address
@@ -386,9 +389,9 @@ class Server:
                     assert self._loop is not None
                     session.diverting = self._loop.create_task(self._moved(session, request, listener))
                     return
-            raise UsageError(f"this server does not listen at {f'{to.scheme}:{to.target}'[:100]}", hint=_ELSEWHERE)
+            raise UsageError(f"this server does not listen at {to.scheme}:{to.target}", hint=_ELSEWHERE)
         except CmdError as error:
-            self.hub.refuse(session.client, request.request_id, "usage", error.message[:1000], error.hint)
+            self.hub.refuse(session.client, request.request_id, "usage", error.message, error.hint)
 
     async def _moved(self, session: Session, request: Divert, listener: Diverting) -> None:
         """Move what a client receives; what was sent before, and Diverted, come by the old way."""
@@ -400,7 +403,7 @@ class Server:
             code = "unavailable" if isinstance(error, ServerError) else "usage"
             if isinstance(error, RefusedError):
                 code = error.code
-            self.hub.refuse(client, request.request_id, code, error.message[:1000], error.hint)
+            self.hub.refuse(client, request.request_id, code, error.message, error.hint)
             return
         except Exception:
             _LOG.exception("%s could not be diverted", client.name)
