@@ -4,7 +4,9 @@ import io.aeron.CommonContext;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.net.SocketAddress;
+import java.net.URLDecoder;
 import java.net.UnixDomainSocketAddress;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.Map;
@@ -37,7 +39,7 @@ record Address(String scheme, String target, Map<String, String> options) {
   /** A percent sign is followed by two hexadecimal digits; a plus is a plus. */
   private static String decoded(String value) throws IOException {
     try {
-      return java.net.URLDecoder.decode(value.replace("+", "%2B"), java.nio.charset.StandardCharsets.UTF_8);
+      return URLDecoder.decode(value.replace("+", "%2B"), StandardCharsets.UTF_8);
     } catch (IllegalArgumentException error) {
       throw new IOException("\"" + value + "\" is no value of an option: " + error.getMessage());
     }

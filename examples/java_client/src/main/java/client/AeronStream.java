@@ -1,10 +1,10 @@
 package client;
 
+import cmd_market_data.DivertedDecoder;
 import io.aeron.Aeron;
 import io.aeron.Image;
 import io.aeron.ImageFragmentAssembler;
 import io.aeron.Subscription;
-import io.aeron.exceptions.AeronException;
 import io.aeron.exceptions.DriverTimeoutException;
 import java.io.Closeable;
 import java.io.IOException;
@@ -72,7 +72,7 @@ final class AeronStream extends Frames implements Closeable {
       subscription = udp;
     }
     control.divert(request, to);
-    control.await(cmd_market_data.DivertedDecoder.TEMPLATE_ID);
+    control.await(DivertedDecoder.TEMPLATE_ID);
     Address from = Address.parse(control.diverted().to());
     int session = from.number("session", 0);
     if (subscription == null) {
@@ -111,7 +111,7 @@ final class AeronStream extends Frames implements Closeable {
         return;
       }
       if (failure != null || aeron.isClosed()) {
-        throw new IOException("the media driver is gone: " + failure);
+        throw new IOException(failure == null ? "the media driver is gone" : "Aeron: " + failure.getMessage(), failure);
       }
       if (last != null || over) {
         quiet = quiet == 0 ? System.nanoTime() : quiet;
@@ -131,7 +131,7 @@ final class AeronStream extends Frames implements Closeable {
         throw ended;
       }
       if (failure != null || System.nanoTime() - start > PATIENCE) {
-        throw new IOException(failure instanceof AeronException ? failure.getMessage() : otherwise, failure);
+        throw new IOException(failure == null ? otherwise : "Aeron: " + failure.getMessage(), failure);
       }
       idle.idle();
     }

@@ -9,6 +9,7 @@ import java.net.StandardSocketOptions;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.channels.SocketChannel;
+import java.nio.channels.UnresolvedAddressException;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import org.agrona.concurrent.UnsafeBuffer;
@@ -23,7 +24,7 @@ final class Connection extends Frames implements Closeable {
     SocketAddress to = address.socket();
     try {
       channel = SocketChannel.open(to);
-    } catch (IOException | java.nio.channels.UnresolvedAddressException error) {
+    } catch (IOException | UnresolvedAddressException error) {
       throw new IOException("no server at " + address + ": " + error.getMessage(), error);
     }
     if (to instanceof InetSocketAddress) {

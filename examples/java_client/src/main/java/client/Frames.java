@@ -54,7 +54,7 @@ abstract class Frames {
     }
   }
 
-  /** Goes on until a message of a template comes; what is no answer to a login is passed over. */
+  /** Goes on until a message of a template comes; what comes before it is passed over. */
   final void await(int template) throws IOException {
     do {
       next();
