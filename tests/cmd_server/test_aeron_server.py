@@ -227,6 +227,7 @@ async def test_what_cannot_be_diverted_is_refused_and_goes_on(place: Path) -> No
             ("", "is no address"),
             ("aeron:ipc?dir=/", "dir"),
             ("aeron:ipc?session=5", "the server chooses the session"),
+            ("aeron:ipc?stream=5", "the server chooses the stream"),
             ("aeron:udp?stream=5", "endpoint"),
             ("aeron:udp?endpoint=127.0.0.1:4000", "names no stream"),
             ("aeron:udp?endpoint=10.9.8.7:4000&stream=5", "is not where your control connection comes from"),

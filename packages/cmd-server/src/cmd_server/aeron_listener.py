@@ -204,6 +204,8 @@ class AeronListener:
             raise UsageError("the server chooses the session")
         host = _host(control.peer)
         if route.medium == "ipc":
+            if route.stream:
+                raise UsageError("the server chooses the stream")
             if not _loopback(host):
                 raise UsageError("aeron:ipc is for clients on the server's machine", hint="use aeron:udp")
             return route
