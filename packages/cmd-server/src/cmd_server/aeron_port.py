@@ -130,7 +130,10 @@ class AeronPort:
         """Send frames, at once where nothing waits."""
         if self._stage != "open":
             return
-        messages = joined(frames, self._payload, self._longest)
+        if len(frames) == 1 and len(frames[0]) <= self._payload:
+            messages = [frames[0]]
+        else:
+            messages = joined(frames, self._payload, self._longest)
         if self._waiting:
             self._waiting += messages
             self._unsent += sum(map(len, messages))
