@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from aeron_raw import folder, present
-from java_parts import TOKEN, TOPICS, S, Tap, build, client, java_driver, market, needed, run
+from java_parts import TOKEN, TOPICS, S, Tap, build, client, ended, java_driver, market, needed, run
+from raw_client import until
 
 from cmd_common.records import Record
 from cmd_server.client import connect
@@ -28,12 +30,23 @@ def jar() -> Path:
     return build()
 
 
+class Running(NamedTuple):
+    directory: Path
+    pid: int
+
+
 @pytest.fixture(scope="module")
-def driver(jar: Path) -> Iterator[Path]:
-    """The directory of a running Java driver."""
+def running(jar: Path) -> Iterator[Running]:
+    """A Java driver."""
     present()
-    with folder() as place, java_driver(jar, place / "java"):
-        yield place / "java"
+    with folder() as place, java_driver(jar, place / "java") as process:
+        yield Running(place / "java", process.pid)
+
+
+@pytest.fixture
+def driver(running: Running) -> Path:
+    """Its directory."""
+    return running.directory
 
 
 def server() -> Server:
@@ -50,7 +63,7 @@ async def test_python_and_java_read_over_the_java_driver(jar: Path, driver: Path
     records = market(COUNT, LEVELS)
     async with server() as served:
         at = f"aeron:ipc?driver=external&dir={driver}&term-length=64k"
-        _, control = await served.listen_all([at, "tcp:127.0.0.1:0"])
+        _, control, _ = await served.listen_all([at, "tcp:127.0.0.1:0"])  # and the Unix socket beside the driver
         tap = Tap(served, COUNT)
         clients = asyncio.gather(
             asyncio.to_thread(read, f"aeron:ipc?dir={driver}", COUNT),
@@ -81,12 +94,13 @@ async def test_over_udp_from_the_java_driver_to_ours_and_back(jar: Path, driver:
     assert Counter(map(repr, from_python[0])) == Counter(map(repr, records))
 
 
-def test_the_package_knows_a_java_driver(jar: Path, driver: Path) -> None:
+def test_the_package_knows_a_java_driver(running: Running) -> None:
     import cmd_aeron
 
+    driver = running.directory
     status = cmd_aeron.driver_status(str(driver))
     assert status.running
-    assert status.pid not in (0, os.getpid())
+    assert status.pid == running.pid
     before = sorted(driver.iterdir())
     with pytest.raises(cmd_aeron.DirectoryInUseError):
         cmd_aeron.MediaDriver(str(driver))
@@ -115,3 +129,29 @@ def test_messages_of_any_length_go_through_the_java_driver(driver: Path) -> None
         assert found == sent
     finally:
         client.close()
+
+
+async def test_a_java_driver_that_is_killed_and_comes_again(jar: Path) -> None:
+    present()
+    records = market(COUNT)
+    with folder() as place:
+        directory = place / "java"
+        async with server() as served:
+            with java_driver(jar, directory) as process:
+                listener, _ = await served.listen_all([f"aeron:ipc?driver=external&dir={directory}&term-length=64k"])
+                tap = Tap(served, COUNT)
+                address = f"aeron:ipc?dir={directory}"
+                reading = asyncio.gather(ended(*client(jar, address, COUNT)))
+                await until(lambda: reading.done() or tap.subscribed == 1)
+                process.kill()
+                ((code, out, err),) = await reading
+            assert (code, out) == (1, "")
+            assert err.splitlines()[-1].startswith("error: ")
+            assert all(line.startswith(("subscribed; ", "error: ")) for line in err.splitlines())
+            shutil.rmtree(directory)  # what a killed one leaves keeps another from starting for 10 s
+            with java_driver(jar, directory):
+                await until(lambda: listener.rebuilt)  # the server finds it by itself; until then it is "unavailable"
+                clients = asyncio.gather(asyncio.to_thread(read, address, COUNT), run(*client(jar, address, COUNT)))
+                from_python, from_java = await tap.publish(records, clients, 2)
+    assert from_java == tap.result
+    assert list(map(repr, from_python)) == list(map(repr, tap.decoded))

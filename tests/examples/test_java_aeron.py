@@ -33,7 +33,7 @@ async def test_java_reads_over_shared_memory() -> None:
         directory = place / "driver"
         async with server() as served:
             at = f"aeron:ipc?dir={directory}&term-length=64k"
-            _, control = await served.listen_all([at, "tcp:127.0.0.1:0"])
+            _, control, _ = await served.listen_all([at, "tcp:127.0.0.1:0"])  # and the Unix socket beside the driver
             tap = Tap(served, COUNT)
             clients = asyncio.gather(
                 run(*client(jar, f"aeron:ipc?dir={directory}", COUNT)),  # control: the Unix socket beside it
