@@ -47,7 +47,7 @@ class Way(Generic[_T]):
             deadline = time.monotonic_ns() + ADD
             while True:
                 try:
-                    self.made = add(client.client)
+                    self.made: _T = add(client.client)
                     break
                 except aeron.EndpointClosingError:  # of one who has just left; it takes a moment
                     if time.monotonic_ns() > deadline:
@@ -68,7 +68,10 @@ class Way(Generic[_T]):
             return False
         if self.driver.embedded:
             return True
-        status = native().driver_status(self.driver.directory)  # Aeron itself notices late
+        try:
+            status = native().driver_status(self.driver.directory)  # Aeron itself notices late
+        except native().AeronError:  # its files are another driver's, or being written
+            return False
         return bool(status.running) and status.pid == self.pid
 
     def close(self) -> None:
