@@ -62,7 +62,7 @@ def read(address: str, count: int) -> list[Record]:
 async def test_python_and_java_read_over_the_java_driver(jar: Path, driver: Path) -> None:
     records = market(COUNT, LEVELS)
     async with server() as served:
-        at = f"aeron:ipc?driver=external&dir={driver}&term-length=64k"
+        at = f"aeron:ipc?driver=external&dir={driver}&term-length=64k&mtu=4k&window=16k"
         _, control, _ = await served.listen_all([at, "tcp:127.0.0.1:0"])  # and the Unix socket beside the driver
         tap = Tap(served, COUNT)
         clients = asyncio.gather(
