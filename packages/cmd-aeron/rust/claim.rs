@@ -37,7 +37,10 @@ impl Mapping {
         let fail = |error: std::io::Error| Fail::new(Kind::Aeron, format!("cannot map {path}: {error}"));
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
         if file.metadata().map_err(fail)?.len() < length as u64 {
-            return Err(Fail::new(Kind::Aeron, format!("cannot map {path}: it is shorter than its terms")));
+            return Err(Fail::new(
+                Kind::Aeron,
+                format!("cannot map {path}: it is shorter than its terms"),
+            ));
         }
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe {
@@ -180,7 +183,10 @@ impl Claim {
         let mut state = self.lock();
         let Some(open) = state.open.take() else {
             if commit {
-                return Err(Fail::new(Kind::PublicationClosed, "the claim was committed or aborted before"));
+                return Err(Fail::new(
+                    Kind::PublicationClosed,
+                    "the claim was committed or aborted before",
+                ));
             }
             return Ok(());
         };
@@ -234,7 +240,9 @@ impl Claim {
         let this = slf.get();
         let mut state = this.lock();
         let Some(open) = &state.open else {
-            return Err(PyBufferError::new_err("the claim was committed or aborted: its memory is not its own any more"));
+            return Err(PyBufferError::new_err(
+                "the claim was committed or aborted: its memory is not its own any more",
+            ));
         };
         if state.view.is_none() {
             let found = this

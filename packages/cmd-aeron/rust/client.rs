@@ -80,8 +80,11 @@ impl ClientInner {
     }
 
     pub fn fork_error() -> Fail {
-        Fail::new(Kind::ClientClosed, "this Aeron client was made before a fork and is its parent's")
-            .hint("make a client of your own in the forked process")
+        Fail::new(
+            Kind::ClientClosed,
+            "this Aeron client was made before a fork and is its parent's",
+        )
+        .hint("make a client of your own in the forked process")
     }
 
     /// Closes everything made with the client, then the client.
@@ -141,7 +144,10 @@ impl ClientInner {
         }
         Err(Fail::new(
             Kind::ClientClosed,
-            format!("the Aeron client of {} was closed by the library: {cause}", self.directory),
+            format!(
+                "the Aeron client of {} was closed by the library: {cause}",
+                self.directory
+            ),
         )
         .hint("make a new client; a process that was stopped too long loses its client"))
     }
@@ -159,14 +165,14 @@ struct Pending<T>(*mut T);
 unsafe impl<T> Send for Pending<T> {}
 unsafe impl<T> Sync for Pending<T> {}
 
-fn registration(what: &str, channel: &str) -> Fail {
+fn registration(what: &str) -> Fail {
     let (code, message) = last_client();
     if code == -DRIVER_TIMEOUT {
-        return Fail::new(Kind::Timeout, format!("the driver did not answer to {what} {channel}"))
+        return Fail::new(Kind::Timeout, format!("the driver did not answer to {what}"))
             .hint("is the machine overloaded? The driver may be gone");
     }
     if about_storage(code, &message) {
-        return Fail::new(Kind::Storage, format!("no room for {what} {channel}: {message}")).hint(STORAGE_HINT);
+        return Fail::new(Kind::Storage, format!("no room for {what}: {message}")).hint(STORAGE_HINT);
     }
     let kind = if code == ENDPOINT_CLOSING {
         Kind::EndpointClosing
@@ -178,7 +184,9 @@ fn registration(what: &str, channel: &str) -> Fail {
     } else {
         ""
     };
-    Fail::new(kind, format!("the driver refused {what} {channel}: {message}")).hint(hint).code(code)
+    Fail::new(kind, format!("the driver refused {what}: {message}"))
+        .hint(hint)
+        .code(code)
 }
 
 impl ClientInner {
@@ -188,7 +196,6 @@ impl ClientInner {
         py: Python<'_>,
         timeout: u64,
         what: &str,
-        channel: &str,
         begin: impl Fn(&mut Core) -> Result<*mut A, Fail> + Send + Sync,
         mut poll: impl FnMut(&mut Core, *mut A) -> Result<Option<R>, Fail> + Send,
         cancel: impl Fn(&mut Core, *mut A) + Send,
@@ -233,7 +240,7 @@ impl ClientInner {
                 interrupted?;
                 return Err(Fail::new(
                     Kind::Timeout,
-                    format!("{what} {channel} took longer than {} ms", timeout / 1_000_000),
+                    format!("{what} took longer than {} ms", timeout / 1_000_000),
                 )
                 .hint("give it more time; the driver may be overloaded or gone")
                 .into());
@@ -259,9 +266,15 @@ fn connect(directory: String, timeout: u64, name: CString) -> Result<Arc<ClientI
     let fail = |what: &str| {
         let (code, message) = last_client();
         if code == -DRIVER_TIMEOUT {
-            return Fail::new(Kind::DriverMissing, format!("no Aeron media driver answers in {directory}: {message}"));
+            return Fail::new(
+                Kind::DriverMissing,
+                format!("no Aeron media driver answers in {directory}: {message}"),
+            );
         }
-        Fail::new(Kind::Aeron, format!("the Aeron client of {directory} cannot {what}: {message}"))
+        Fail::new(
+            Kind::Aeron,
+            format!("the Aeron client of {directory} cannot {what}: {message}"),
+        )
     };
     let (mut context, mut client) = (null_mut(), null_mut());
     // SAFETY: the library's own order; each step is undone where a later one fails.
@@ -273,7 +286,8 @@ fn connect(directory: String, timeout: u64, name: CString) -> Result<Arc<ClientI
             || ae::aeron_context_set_client_name(context, name.as_ptr()) < 0
             || ae::aeron_context_set_driver_timeout_ms(context, (timeout / 1_000_000).max(1)) < 0
             // How late a connection or an answer of the driver is seen, at most.
-            || ae::aeron_context_set_idle_sleep_duration_ns(context, 4_000_000) < 0
+            || ae::aeron_context_set_idle_strategy_init_args(context, c"4000000".as_ptr()) < 0
+            || ae::aeron_context_set_idle_strategy(context, c"sleep-ns".as_ptr()) < 0
             || ae::aeron_context_set_error_handler(context, Some(on_error), Arc::as_ptr(&errors) as *mut c_void) < 0
             || ae::aeron_init(&mut client, context) < 0
         {
@@ -353,16 +367,16 @@ impl Client {
     fn add_publication(&self, py: Python<'_>, channel: &str, stream_id: i32, timeout: i64) -> PyResult<Publication> {
         let uri = c_string(channel, "channel")?;
         let (inner, timeout) = (&self.inner, duration(timeout, "timeout")?);
+        let what = &format!("the publication {channel}");
         let made = inner.add(
             py,
             timeout,
-            "the publication",
-            channel,
+            what,
             |core| {
                 let mut handle = null_mut();
                 // SAFETY: the client is live, the text outlives the call.
                 if unsafe { ae::aeron_async_add_publication(&mut handle, core.client, uri.as_ptr(), stream_id) } < 0 {
-                    return Err(registration("the publication", channel));
+                    return Err(registration(what));
                 }
                 Ok(handle)
             },
@@ -377,7 +391,7 @@ impl Client {
                         core.publications.push(Arc::downgrade(&made));
                         Ok(Some(made))
                     }
-                    _ => Err(registration("the publication", channel)),
+                    _ => Err(registration(what)),
                 }
             },
             |core, handle| unsafe {
@@ -397,19 +411,19 @@ impl Client {
     ) -> PyResult<ExclusivePublication> {
         let uri = c_string(channel, "channel")?;
         let (inner, timeout) = (&self.inner, duration(timeout, "timeout")?);
-        let what = "the exclusive publication";
+        let what = &format!("the exclusive publication {channel}");
         let made = inner.add(
             py,
             timeout,
             what,
-            channel,
             |core| {
                 let mut handle = null_mut();
                 // SAFETY: the client is live, the text outlives the call.
-                if unsafe { ae::aeron_async_add_exclusive_publication(&mut handle, core.client, uri.as_ptr(), stream_id) }
-                    < 0
+                if unsafe {
+                    ae::aeron_async_add_exclusive_publication(&mut handle, core.client, uri.as_ptr(), stream_id)
+                } < 0
                 {
-                    return Err(registration(what, channel));
+                    return Err(registration(what));
                 }
                 Ok(handle)
             },
@@ -424,7 +438,7 @@ impl Client {
                         core.publications.push(Arc::downgrade(&made));
                         Ok(Some(made))
                     }
-                    _ => Err(registration(what, channel)),
+                    _ => Err(registration(what)),
                 }
             },
             |core, handle| unsafe {
@@ -439,11 +453,11 @@ impl Client {
         let uri = c_string(channel, "channel")?;
         let (inner, timeout) = (&self.inner, duration(timeout, "timeout")?);
         let events: Arc<Events> = Arc::default();
+        let what = &format!("the subscription {channel}");
         let made = inner.add(
             py,
             timeout,
-            "the subscription",
-            channel,
+            what,
             |core| {
                 core.events.retain(|e| !e.finished() || Arc::strong_count(e) > 1);
                 core.events.push(events.clone());
@@ -463,7 +477,7 @@ impl Client {
                     )
                 };
                 if rc < 0 {
-                    return Err(registration("the subscription", channel));
+                    return Err(registration(what));
                 }
                 Ok(handle)
             },
@@ -480,7 +494,7 @@ impl Client {
                     }
                     _ => {
                         events.finish();
-                        Err(registration("the subscription", channel))
+                        Err(registration(what))
                     }
                 }
             },

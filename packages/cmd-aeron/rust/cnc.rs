@@ -72,8 +72,10 @@ fn open(directory: &str) -> Result<Option<Cnc>, Fail> {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => {
-            return Err(Fail::new(Kind::Aeron, format!("cannot read {}: {error}", path.display()))
-                .hint("driver and clients must run as users that may read and write its files"));
+            return Err(
+                Fail::new(Kind::Aeron, format!("cannot read {}: {error}", path.display()))
+                    .hint("driver and clients must run as users that may read and write its files"),
+            );
         }
     };
     let mut head = [0u8; HEADER as usize];
@@ -156,7 +158,11 @@ pub fn status(directory: &str) -> Result<Status, Fail> {
     let mut status = Status {
         running: false,
         pid: cnc.pid,
-        age: if first > 0 { (now() - first * 1_000_000).max(0) } else { -1 },
+        age: if first > 0 {
+            (now() - first * 1_000_000).max(0)
+        } else {
+            -1
+        },
         version: cnc.version(),
         alive: alive && first >= 0,
     };
@@ -200,6 +206,9 @@ pub fn missing(directory: &str, status: &Status) -> Fail {
         )
         .hint("continue the process if it is stopped, or end it and start another");
     }
-    Fail::new(Kind::DriverMissing, format!("no Aeron media driver runs in {directory}"))
-        .hint(format!("start one: python -m cmd_aeron.driver --dir {directory}"))
+    Fail::new(
+        Kind::DriverMissing,
+        format!("no Aeron media driver runs in {directory}"),
+    )
+    .hint(format!("start one: python -m cmd_aeron.driver --dir {directory}"))
 }

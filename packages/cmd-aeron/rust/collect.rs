@@ -178,7 +178,11 @@ impl Collector {
         let (this, data, values) = unsafe {
             let mut values: ae::aeron_header_values_t = std::mem::zeroed();
             ae::aeron_header_values(header, &mut values);
-            (&mut *(clientd as *mut Collector), std::slice::from_raw_parts(buffer, length), values)
+            (
+                &mut *(clientd as *mut Collector),
+                std::slice::from_raw_parts(buffer, length),
+                values,
+            )
         };
         if this.fragment(values.frame.session_id, values.frame.flags, data) {
             CONTINUE

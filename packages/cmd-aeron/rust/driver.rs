@@ -19,7 +19,14 @@ use crate::process;
 
 const SECOND: u64 = 1_000_000_000;
 /// What a driver writes into its directory; with anything else in it, it is not ours to delete.
-const OWN: [&str; 6] = ["cnc.dat", "loss-report.dat", "publications", "images", "counters", "dumps"];
+const OWN: [&str; 6] = [
+    "cnc.dat",
+    "loss-report.dat",
+    "publications",
+    "images",
+    "counters",
+    "dumps",
+];
 
 struct Raw {
     context: *mut md::aeron_driver_context_t,
@@ -134,7 +141,9 @@ impl Settings {
         );
         // A claim that its client left open is given up only after the client itself.
         if self.client_liveness > 10 * SECOND {
-            all!(aeron_driver_context_set_publication_unblock_timeout_ns(self.client_liveness + 5 * SECOND));
+            all!(aeron_driver_context_set_publication_unblock_timeout_ns(
+                self.client_liveness + 5 * SECOND
+            ));
         }
         given!(
             aeron_driver_context_set_term_buffer_length(self.term_length),
@@ -156,10 +165,16 @@ impl Settings {
 fn failed(directory: &str, what: &str) -> Fail {
     let (code, message) = last_driver();
     if about_storage(code, &message) {
-        return Fail::new(Kind::Storage, format!("no room for an Aeron directory at {directory}: {message}"))
-            .hint("a driver needs about 10 MB there, and 3 x term-length for each publication");
+        return Fail::new(
+            Kind::Storage,
+            format!("no room for an Aeron directory at {directory}: {message}"),
+        )
+        .hint("a driver needs about 10 MB there, and 3 x term-length for each publication");
     }
-    Fail::new(Kind::Aeron, format!("the media driver of {directory} cannot {what}: {message}"))
+    Fail::new(
+        Kind::Aeron,
+        format!("the media driver of {directory} cannot {what}: {message}"),
+    )
 }
 
 fn start(settings: &Settings, directory: &str) -> Result<Raw, Fail> {
@@ -193,8 +208,10 @@ fn lock_parent(directory: &str) -> Result<Option<File>, Fail> {
         _ => Path::new("."),
     };
     if path.file_name().is_none() {
-        return Err(Fail::new(Kind::Storage, format!("{directory} cannot be an Aeron directory"))
-            .hint("name a directory of its own, as /dev/shm/aeron-md"));
+        return Err(
+            Fail::new(Kind::Storage, format!("{directory} cannot be an Aeron directory"))
+                .hint("name a directory of its own, as /dev/shm/aeron-md"),
+        );
     }
     let Ok(file) = File::open(parent) else {
         return Ok(None); // the folder is made with the directory, or cannot be: then the start says so
@@ -250,7 +267,10 @@ fn check_directory(directory: &str) -> Result<(), Fail> {
         if !OWN.iter().any(|own| name == *own) {
             return Err(Fail::new(
                 Kind::Storage,
-                format!("{directory} holds files that are not a media driver's ({})", name.to_string_lossy()),
+                format!(
+                    "{directory} holds files that are not a media driver's ({})",
+                    name.to_string_lossy()
+                ),
             )
             .hint("a driver deletes its directory: name one of its own"));
         }
@@ -411,4 +431,3 @@ impl MediaDriver {
         format!("<MediaDriver {} {state}>", self.inner.directory)
     }
 }
-

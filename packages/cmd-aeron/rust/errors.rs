@@ -79,9 +79,7 @@ impl From<Fail> for PyErr {
                 .import("cmd_aeron.errors")
                 .and_then(|module| module.getattr(fail.kind.class()))
                 .and_then(|class| match fail.kind {
-                    Kind::Registration | Kind::EndpointClosing => {
-                        class.call1((fail.message, fail.hint, fail.code))
-                    }
+                    Kind::Registration | Kind::EndpointClosing => class.call1((fail.message, fail.hint, fail.code)),
                     _ => class.call1((fail.message, fail.hint)),
                 });
             match made {
@@ -92,27 +90,32 @@ impl From<Fail> for PyErr {
     }
 }
 
-/// The C library's message as one line, without its source positions.
+/// The C library's message as one line, without its source positions and what our own words say already.
 pub fn tidy(text: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for line in text.lines() {
         let mut part = line.trim();
-        if part.starts_with('[')
-            && let Some(end) = part.find(']')
-        {
-            part = part[end + 1..].trim();
-        } else if part.starts_with('(')
-            && let Some(end) = part.find(')')
-            && part[1..end].parse::<i64>().is_ok()
-        {
-            part = part[end + 1..].trim();
+        loop {
+            let end = match part.as_bytes().first() {
+                Some(b'[') => part.find(']'),
+                Some(b'(') => part.find(')').filter(|&end| part[1..end].parse::<i64>().is_ok()),
+                _ => None,
+            };
+            match end {
+                Some(end) => part = part[end + 1..].trim(),
+                None => break,
+            }
         }
-        if !part.is_empty() && !parts.contains(&part) {
+        if !part.is_empty() && !part.ends_with("registration error") && !parts.contains(&part) {
             parts.push(part);
         }
     }
     // The first line names only the class of the error where others follow.
-    if parts.len() > 1 && ["generic error", "unknown error code", "Unknown error"].iter().any(|p| parts[0].starts_with(p)) {
+    if parts.len() > 1
+        && ["generic error", "unknown error", "Unknown error"]
+            .iter()
+            .any(|p| parts[0].starts_with(p))
+    {
         parts.remove(0);
     }
     if parts.is_empty() {
@@ -150,8 +153,7 @@ pub fn about_storage(code: i32, message: &str) -> bool {
 }
 
 /// The hint of a storage error.
-pub const STORAGE_HINT: &str =
-    "a publication takes 3 x term-length in the directory's file system: use a smaller term-length or give it more room";
+pub const STORAGE_HINT: &str = "a publication takes 3 x term-length in the directory's file system: use a smaller term-length or give it more room";
 
 /// A string for C; ValueError where it has a NUL in it.
 pub fn c_string(text: &str, what: &str) -> PyResult<CString> {

@@ -36,7 +36,11 @@ pub struct Waiter {
 
 impl Waiter {
     pub fn new(idle: Idle) -> Self {
-        Waiter { idle, rounds: 0, park: 1 }
+        Waiter {
+            idle,
+            rounds: 0,
+            park: 1,
+        }
     }
 
     /// One pause after a poll without a result; `left` bounds it.

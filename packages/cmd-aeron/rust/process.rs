@@ -49,8 +49,7 @@ pub fn lives(pid: i64, since: i64) -> bool {
     };
     // SAFETY: signal 0 only asks.
     if number <= 0
-        || unsafe { libc::kill(number, 0) } != 0
-            && std::io::Error::last_os_error().raw_os_error() != Some(libc::EPERM)
+        || unsafe { libc::kill(number, 0) } != 0 && std::io::Error::last_os_error().raw_os_error() != Some(libc::EPERM)
     {
         return false;
     }

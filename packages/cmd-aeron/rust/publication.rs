@@ -81,7 +81,13 @@ impl PubInner {
     fn new(client: &Arc<ClientInner>, pointer: Pointer, channel: &str, stream_id: i32) -> Arc<Self> {
         // SAFETY: plain data that the call fills.
         let mut constants: ae::aeron_publication_constants_t = unsafe { std::mem::zeroed() };
-        either!(pointer, 0, aeron_publication_constants, aeron_exclusive_publication_constants, &mut constants);
+        either!(
+            pointer,
+            0,
+            aeron_publication_constants,
+            aeron_exclusive_publication_constants,
+            &mut constants
+        );
         Arc::new(PubInner {
             client: client.clone(),
             state: Mutex::new(PubState {
@@ -121,7 +127,14 @@ impl PubInner {
             mapping.revoke_if_used();
         }
         // Inside the mutex: the client waits for it before it frees what this call touches.
-        either!(pointer, 0, aeron_publication_close, aeron_exclusive_publication_close, None, null_mut());
+        either!(
+            pointer,
+            0,
+            aeron_publication_close,
+            aeron_exclusive_publication_close,
+            None,
+            null_mut()
+        );
     }
 
     fn closed(&self) -> bool {
@@ -216,7 +229,10 @@ impl PubInner {
     /// The memory of a claim, mapped for itself so that it outlives the publication.
     pub fn view(&self, open: &Open, first: i64) -> Result<(Arc<Mapping>, usize), Fail> {
         let lost = || {
-            Fail::new(Kind::PublicationClosed, "the claim is lost: its publication was closed or the driver gave it up")
+            Fail::new(
+                Kind::PublicationClosed,
+                "the claim is lost: its publication was closed or the driver gave it up",
+            )
         };
         if !self.usable() {
             return Err(lost());
@@ -282,7 +298,9 @@ impl Drop for PubInner {
 }
 
 fn too_long(length: usize, most: usize, what: &str) -> PyErr {
-    PyValueError::new_err(format!("a message of {length} bytes is longer than {what} of this publication, {most}"))
+    PyValueError::new_err(format!(
+        "a message of {length} bytes is longer than {what} of this publication, {most}"
+    ))
 }
 
 impl PubInner {
@@ -474,5 +492,8 @@ macro_rules! python_class {
     };
 }
 
-python_class!(Publication, "A stream that several publishers, of any process, may share.");
+python_class!(
+    Publication,
+    "A stream that several publishers, of any process, may share."
+);
 python_class!(ExclusivePublication, "A stream of one publisher: a session of its own.");

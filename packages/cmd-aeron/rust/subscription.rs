@@ -208,7 +208,10 @@ impl SubInner {
         {
             return fail;
         }
-        Fail::new(Kind::SubscriptionClosed, format!("the subscription of {} is closed", self.channel))
+        Fail::new(
+            Kind::SubscriptionClosed,
+            format!("the subscription of {} is closed", self.channel),
+        )
     }
 
     /// Takes the right to poll; a second thread gets an error instead of a race.
@@ -301,7 +304,10 @@ impl SubInner {
         let (mut bytes, mut ends) = {
             let mut state = self.lock();
             let collector = &mut state.collector;
-            (std::mem::take(&mut collector.bytes), std::mem::take(&mut collector.ends))
+            (
+                std::mem::take(&mut collector.bytes),
+                std::mem::take(&mut collector.ends),
+            )
         };
         let mut begin = 0;
         let list = PyList::new(
