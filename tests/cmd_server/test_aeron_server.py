@@ -544,7 +544,7 @@ asyncio.run(main())
 
 
 async def test_a_killed_server_starts_again_at_the_same_place_at_once(place: Path) -> None:
-    for _ in range(3):
+    for _ in range(2):
         with subprocess.Popen([sys.executable, "-c", _CHILD, aeron(place)], stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             assert await asyncio.to_thread(child.stdout.readline) == b"ready\n"

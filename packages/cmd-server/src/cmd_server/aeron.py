@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -74,7 +74,7 @@ def native() -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != "cmd_aeron":
             raise
         raise UsageError("aeron needs the package cmd-aeron", hint="pip install 'cmd-server[aeron]'") from None
-    return cast("ModuleType", cmd_aeron)
+    return cmd_aeron
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -163,15 +163,16 @@ def acquire_driver(settings: Settings) -> DriverHandle:
                 if _drivers.get(key) is not shared:
                     continue  # it was closed meanwhile
             if shared.driver is None:
-                if choice == "auto" and native().driver_status(directory).running:
-                    with _lock:
-                        del _drivers[key]
-                    return DriverHandle(directory)
                 try:
                     shared.driver = _start(directory, settings)
-                except BaseException:
+                except BaseException as error:
                     with _lock:
                         del _drivers[key]
+                    # Only the attempt tells: to look first takes as long again where a killed driver left its files.
+                    if isinstance(error, native().DirectoryInUseError):
+                        if choice == "auto":
+                            return DriverHandle(directory)
+                        raise explained(error) from error
                     raise
             shared.users += 1
             return DriverHandle(directory, shared, key)
@@ -204,6 +205,8 @@ def _start(directory: str, settings: Settings) -> MediaDriver:
         options["window"] = settings.window
     try:
         driver: MediaDriver = aeron.MediaDriver(directory, **options)
+    except aeron.DirectoryInUseError:
+        raise
     except aeron.AeronError as error:
         raise explained(error) from error
     return driver
