@@ -37,6 +37,7 @@ _ASK: Final = 5  # looks between two at a driver of another process
 _ADD: Final = 5_000_000_000  # ns for a publication to be made
 _FIRST_WAIT: Final = 0.1  # s until a new client is tried again, doubled each time
 _LONGEST_WAIT: Final = 2.0  # s at most
+_IPC_MTU: Final = 8 << 10  # unless the address says another: fewer messages for the same frames
 _STREAMS: Final = 1_000_000  # ids before they begin anew; a session tells streams of one id apart
 _T = TypeVar("_T")
 
@@ -98,7 +99,8 @@ class AeronListener:
             text = "the server shuts down" if self._closed else f"no media driver runs in {self.directory} now"
             raise RefusedError(text, "unavailable", hint="try again later")
         stream = route.stream if route.medium == "udp" else self._next_stream()
-        channel = self.settings.publication(route.endpoint)
+        more = {"mtu": _IPC_MTU} if route.medium == "ipc" and not self.settings.mtu else {}
+        channel = self.settings.publication(route.endpoint, **more)
         publication = await self._thread(lambda: self._add(handle, channel, stream), lambda made: made.close())
         port = AeronPort(
             self._server,
