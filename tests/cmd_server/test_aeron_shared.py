@@ -22,7 +22,18 @@ from typing import Any
 import pytest
 from aeron_raw import AeronRaw, driver_process, folder, present
 from hub_world import same, snapshot, trade
-from multicast_children import PATIENCE, Network, collect, complete, detached, levels, market, merger_of, until
+from multicast_children import (
+    PATIENCE,
+    Network,
+    collect,
+    complete,
+    detached,
+    isolated,
+    levels,
+    market,
+    merger_of,
+    until,
+)
 
 from cmd_common.errors import CmdError
 from cmd_common.records import BookDelta, Trade
@@ -41,6 +52,7 @@ from cmd_server.transport import Address
 
 TOPICS = ["trades *", "book *"]
 CHILD = Path(__file__).with_name("aeron_shared_child.py")
+GROUP_CHILD = Path(__file__).with_name("aeron_group_child.py")
 MUCH = Limits(replay_messages=50_000, replay_bytes=64 << 20)
 
 
@@ -476,6 +488,18 @@ async def test_one_receiver_by_udp(place: Path) -> None:
             await market(server, 2, 1_000)
             await complete(server, client, got, 1_000)
     assert list(place.parent.iterdir()) == []
+
+
+def test_a_multicast_group_by_udp() -> None:
+    """In a network namespace of its own, so that nothing leaves it."""
+    done = subprocess.run(
+        [*isolated(), sys.executable, "-W", "error", str(GROUP_CHILD), "group"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stdout + done.stderr
 
 
 async def test_what_cannot_be_is_refused_in_one_line(place: Path) -> None:
