@@ -13,7 +13,7 @@ own with the flag FRAGMENT, the first one has FIRST too and the last one LAST. N
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cmd_server.errors import FrameError
@@ -86,12 +86,15 @@ class Packer:
         self.body = body
         self.seq = 1
 
-    def pack(self, frames: Iterable[bytes], now: int) -> list[bytes]:
+    def pack(self, frames: Sequence[bytes], now: int) -> list[bytes]:
         """Return the datagrams of some frames, filled as far as they go; order is kept. O(bytes)."""
         packets: list[bytes] = []
+        body = self.body
+        if len(frames) <= _MOST and sum(map(len, frames)) <= body:
+            self._put(packets, 0, frames, now)
+            return packets
         parts: list[bytes] = []
         size = 0
-        body = self.body
         for frame in frames:
             length = len(frame)
             if size + length > body or len(parts) == _MOST:
@@ -116,7 +119,7 @@ class Packer:
         flags = HEARTBEAT | (END if end else 0)
         return _HEAD.pack(_MAGIC, _VERSION, flags, len(parts), self.epoch, self.seq, now) + body
 
-    def _put(self, packets: list[bytes], flags: int, parts: list[bytes], now: int) -> None:
+    def _put(self, packets: list[bytes], flags: int, parts: Sequence[bytes], now: int) -> None:
         if parts:
             head = _HEAD.pack(_MAGIC, _VERSION, flags, len(parts), self.epoch, self.seq, now)
             packets.append(head + b"".join(parts))

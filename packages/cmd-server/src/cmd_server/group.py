@@ -18,6 +18,12 @@ from .messages import KIND_OF, Hello, StreamGap, Subscribe, Template
 __all__ = ["Group"]
 
 _HEAD: Final = struct.Struct("<8xH4xQ16xIH")  # of a frame: template, sequence, instrument, view
+# Templates, as they stand in a frame, of messages that are packed as they are: nearly all of them.
+_AS_IT_IS: Final = frozenset(
+    int(template).to_bytes(2, "little")
+    for template in KIND_OF
+    if template not in (Template.INSTRUMENT, Template.BOOK_SNAPSHOT, Template.HELLO)
+)
 
 
 class Group:
@@ -41,7 +47,8 @@ class Group:
 
     def pack(self, frames: Sequence[bytes], now: int) -> list[bytes]:
         """Return the packets of frames that the hub gave."""
-        kept = [frame for frame in map(self._frame, frames) if frame]
+        kept = [frame if frame[8:10] in _AS_IT_IS else self._frame(frame) for frame in frames]
+        kept = [frame for frame in kept if frame]
         return self._packer.pack(kept, now) if kept and self._packer is not None else []
 
     def heartbeat(self, now: int, *, end: bool = False) -> list[bytes]:

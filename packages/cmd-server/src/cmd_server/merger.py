@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from enum import Enum, auto
-from typing import Final
+from typing import Final, cast
 
 from cmd_common.errors import CmdError
 
@@ -377,14 +377,25 @@ class Merger:
             self._lost = self.order.lost
             if self.state is not State.ATTACHED:
                 self._recover(now)
+        # Plain tuples are equal to the keys of streams, and quicker made.
+        positions = cast("dict[tuple[int, int, int], int]", self.positions)
+        wanted = cast("dict[tuple[int, int, int], bool]", self._wanted)
+        torn = cast("set[tuple[int, int, int]]", self._torn)
         for frame in frames:
             if len(frame) < _HEAD.size:
                 continue
             template, seq, instrument, view, flags = _HEAD.unpack_from(frame)
+            kind = KIND_OF.get(template)
+            if kind is not None and self.state is State.DETACHED:
+                # Nearly all are the next message of a stream that is handed on already.
+                key = (instrument, kind, view)
+                if positions.get(key) == seq - 1 and wanted.get(key) and key not in torn and instrument in self._shown:
+                    positions[key] = seq
+                    self._out.append(frame)
+                    continue
             if template == Template.INSTRUMENT:
                 self._instrument(frame)
                 continue
-            kind = KIND_OF.get(template)
             if template == Template.STREAM_GAP:
                 self._pointer(frame, now)
             elif kind is not None and seq:
