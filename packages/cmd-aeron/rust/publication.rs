@@ -425,14 +425,17 @@ macro_rules! python_class {
 
             #[getter]
             fn channel_status(&self) -> i64 {
-                self.inner.number(|pointer| {
+                let status = self.inner.number(|pointer| {
                     either!(
                         pointer,
                         CLOSED,
                         aeron_publication_channel_status,
                         aeron_exclusive_publication_channel_status
                     )
-                })
+                });
+                // IPC has no indicator of its own, which reads as an error.
+                let ipc = self.inner.channel.starts_with("aeron:ipc");
+                if status == -1 && ipc { 1 } else { status }
             }
 
             #[getter]
