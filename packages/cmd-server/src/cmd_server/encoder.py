@@ -43,9 +43,20 @@ from .messages import (
     Unsubscribe,
 )
 
-__all__ = ["encode", "encode_into", "encode_request", "encode_service"]
+__all__ = [
+    "ENCODERS",
+    "MISFITS",
+    "QUOTE_PREFIX",
+    "SIDES",
+    "TRADE_PREFIX",
+    "encode",
+    "encode_into",
+    "encode_request",
+    "encode_service",
+    "too_short",
+]
 
-_SIDE: Final = {"unknown": 0, "buy": 1, "sell": 2}
+SIDES: Final = {"unknown": 0, "buy": 1, "sell": 2}
 _SOURCE: Final = {"exchange": 1, "built": 2}
 _STATE: Final = {"provisional": 1, "final": 2, "corrected": 3}
 _LEVEL: Final = 16  # bytes of a level: price and quantity
@@ -74,9 +85,9 @@ def _prefix(template: int, size: int) -> bytes:
     return size.to_bytes(4, "big") + _HEADERS[template]
 
 
-_TRADE, _TRADE_PREFIX = _fixed(Template.TRADE, "H")
+_TRADE, TRADE_PREFIX = _fixed(Template.TRADE, "H")
 _AGG_TRADE, _AGG_TRADE_PREFIX = _fixed(Template.AGG_TRADE, "H")
-_QUOTE, _QUOTE_PREFIX = _fixed(Template.QUOTE)
+_QUOTE, QUOTE_PREFIX = _fixed(Template.QUOTE)
 _CANDLE, _CANDLE_HEADER = _open(Template.CANDLE, "H")
 _SNAPSHOT, _SNAPSHOT_HEADER = _open(Template.BOOK_SNAPSHOT, "II")
 _DELTA, _DELTA_HEADER = _open(Template.BOOK_DELTA, "II")
@@ -139,15 +150,15 @@ def _trade(r: Trade, instrument_id: int, seq: int, view: int, flags: int, state:
     number = r.trade_seq
     if number is not None and r.trade_id == f"{number}":
         return _pack_trade(
-            _TRADE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-            r.price, r.quantity, number, _SIDE[r.side], 1, 0,
+            TRADE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
+            r.price, r.quantity, number, SIDES[r.side], 1, 0,
         )
     text = r.trade_id.encode()
     size = len(text)
     pack, prefix = _TRADE_OF.get(size) or _trade_of(size)
     return pack(
         prefix, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-        r.price, r.quantity, _number(number), _SIDE[r.side], 0, size, text,
+        r.price, r.quantity, _number(number), SIDES[r.side], 0, size, text,
     )
 
 
@@ -158,14 +169,14 @@ def _agg_trade(r: AggTrade, instrument_id: int, seq: int, view: int, flags: int,
     prefix = _AGG_TRADE_PREFIX if numbered else _prefix(Template.AGG_TRADE, _AGG_TRADE.size - 2 + len(text))
     frame = _pack_agg_trade(
         prefix, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-        r.price, r.quantity, _number(number), r.first_trade_id, r.last_trade_id, _SIDE[r.side], numbered, 0,
+        r.price, r.quantity, _number(number), r.first_trade_id, r.last_trade_id, SIDES[r.side], numbered, 0,
     )
     return frame if numbered else frame[:-2] + text
 
 
 def _quote(r: Quote, instrument_id: int, seq: int, view: int, flags: int, state: int) -> bytes:
     return _pack_quote(
-        _QUOTE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
+        QUOTE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
         r.seq, r.bid_price, r.bid_quantity, r.ask_price, r.ask_quantity,
     )
 
@@ -248,7 +259,7 @@ def _snapshot_into(
     dimension = offset + _SNAPSHOT_SIZE + len(bids)
     end = dimension + 8 + len(asks)
     if end > len(buffer):
-        raise _too_short(buffer, offset, end - offset)
+        raise too_short(buffer, offset, end - offset)
     _snapshot_at(
         buffer, offset, (end - offset).to_bytes(4, "big"), _SNAPSHOT_HEADER,
         seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
@@ -268,7 +279,7 @@ def _delta_into(
     dimension = first + len(bids)
     end = dimension + 8 + len(asks)
     if end > len(buffer):
-        raise _too_short(buffer, offset, end - offset)
+        raise too_short(buffer, offset, end - offset)
     _delta_at(
         buffer, offset, (end - offset).to_bytes(4, "big"), _DELTA_HEADER,
         seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
@@ -283,17 +294,17 @@ def _delta_into(
 def _copy_into(
     r: Record, buffer: Any, offset: int, instrument_id: int, seq: int, view: int, flags: int, state: int
 ) -> int:
-    frame = _ENCODERS[type(r)](r, instrument_id, seq, view, flags, state)
+    frame = ENCODERS[type(r)](r, instrument_id, seq, view, flags, state)
     end = offset + len(frame)
     if end > len(buffer):
-        raise _too_short(buffer, offset, len(frame))
+        raise too_short(buffer, offset, len(frame))
     buffer[offset:end] = frame
     return end
 
 
 # fmt: on
 
-_ENCODERS: Final[dict[type, Callable[[Any, int, int, int, int, int], bytes]]] = {
+ENCODERS: Final[dict[type, Callable[[Any, int, int, int, int, int], bytes]]] = {
     Trade: _trade,
     AggTrade: _agg_trade,
     Quote: _quote,
@@ -306,11 +317,11 @@ _ENCODERS: Final[dict[type, Callable[[Any, int, int, int, int, int], bytes]]] = 
     InstrumentRecord: _instrument,
 }
 _WRITERS: Final[dict[type, Callable[[Any, Any, int, int, int, int, int, int], int]]] = {
-    **dict.fromkeys(_ENCODERS, _copy_into),
+    **dict.fromkeys(ENCODERS, _copy_into),
     BookSnapshot: _snapshot_into,
     BookDelta: _delta_into,
 }
-_MISFITS: Final = (struct.error, KeyError, UnicodeEncodeError, OverflowError, TypeError, AttributeError)
+MISFITS: Final = (struct.error, KeyError, UnicodeEncodeError, OverflowError, TypeError, AttributeError)
 
 
 def encode(record: Record, instrument_id: int, seq: int, view: int = 0, flags: int = 0, state: int = 0) -> bytes:
@@ -320,8 +331,8 @@ def encode(record: Record, instrument_id: int, seq: int, view: int = 0, flags: i
     bytes, a book side that is not whole levels.
     """
     try:
-        return _ENCODERS[type(record)](record, instrument_id, seq, view, flags, state)
-    except _MISFITS as error:
+        return ENCODERS[type(record)](record, instrument_id, seq, view, flags, state)
+    except MISFITS as error:
         raise _unfit(record, error) from None
 
 
@@ -348,23 +359,23 @@ def encode_into(
             if number is not None and record.trade_id == f"{number}":
                 _trade_at(
                     buffer, offset,
-                    _TRADE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
-                    record.price, record.quantity, number, _SIDE[record.side], 1, 0,
+                    TRADE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
+                    record.price, record.quantity, number, SIDES[record.side], 1, 0,
                 )
                 return offset + _TRADE_SIZE
         elif type(record) is Quote:
             _quote_at(
                 buffer, offset,
-                _QUOTE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
+                QUOTE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
                 record.seq, record.bid_price, record.bid_quantity, record.ask_price, record.ask_quantity,
             )
             return offset + _QUOTE_SIZE
         return _WRITERS[type(record)](record, buffer, offset, instrument_id, seq, view, flags, state)
         # fmt: on
-    except _MISFITS as error:
+    except MISFITS as error:
         frame = encode(record, instrument_id, seq, view, flags, state)  # raises if a value is to blame
         if not 0 <= offset <= len(buffer) - len(frame):
-            raise _too_short(buffer, offset, len(frame)) from None
+            raise too_short(buffer, offset, len(frame)) from None
         raise _unfit(record, error) from None
 
 
@@ -373,7 +384,8 @@ def _unfit(record: object, error: Exception) -> WireError:
     return WireError(f"a {name} does not fit its message: {type(error).__name__}: {error}")
 
 
-def _too_short(buffer: bytearray | memoryview, offset: int, size: int) -> WireError:
+def too_short(buffer: bytearray | memoryview, offset: int, size: int) -> WireError:
+    """Return the error of a buffer that has no room for a frame."""
     return WireError(
         f"the buffer of {len(buffer)} bytes is too short for {size} bytes at offset {offset}",
         hint="give a longer one, or send what it holds first",
@@ -431,7 +443,7 @@ def encode_service(message: Service) -> bytes:
     """Return what the server says as one whole frame; raises WireError for a value that its field does not hold."""
     try:
         return _service(message)
-    except _MISFITS as error:
+    except MISFITS as error:
         raise _unfit(message, error) from None
 
 
@@ -439,5 +451,5 @@ def encode_request(request: Request) -> bytes:
     """Return what a client says as one whole frame; raises WireError for a value that its field does not hold."""
     try:
         return _request(request)
-    except _MISFITS as error:
+    except MISFITS as error:
         raise _unfit(request, error) from None
