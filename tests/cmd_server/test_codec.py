@@ -67,6 +67,7 @@ _runs = st.one_of(
 @example([replace(TRADE, trade_id="1,2", trade_seq=1), replace(TRADE, trade_id="", trade_seq=2)], 0, 0)
 @example([replace(TRADE, trade_id="true", trade_seq=True)], 0, 0)
 @example([TRADE, replace(TRADE, trade_id="012")], 0, 0)
+@example([replace(TRADE, trade_id="x" * 65_534), replace(TRADE, trade_id="é" * 70, trade_seq=None)], 0, 0)
 @example([TRADE, replace(TRADE, flags=0), replace(TRADE, flags=63, side="unknown")], 3, 1)
 def test_many_at_once_are_the_same_bytes(records: list[Record], offset: int, spare: int) -> None:
     frames = [codec.encode(record, 7, seq, 2, 64, 3) for seq, record in enumerate(records, 9)]
@@ -94,6 +95,8 @@ def test_a_buffer_too_short_for_many_stays_as_it_is(records: list[Record], offse
     "wrong",
     [
         replace(TRADE, trade_seq=1 << 63, trade_id=str(1 << 63)),
+        replace(TRADE, trade_seq="5,6"),  # type: ignore[arg-type]
+        replace(TRADE, trade_id="x" * 65_535),
         replace(TRADE, flags=None),  # type: ignore[arg-type]
         replace(TRADE, flags=256),
         replace(TRADE, side="none"),  # type: ignore[arg-type]

@@ -45,8 +45,10 @@ from .messages import (
 
 __all__ = [
     "ENCODERS",
+    "MAX_TEXT",
     "MISFITS",
     "QUOTE_PREFIX",
+    "SHORT",
     "SIDES",
     "TRADE_PREFIX",
     "encode",
@@ -61,8 +63,8 @@ _SOURCE: Final = {"exchange": 1, "built": 2}
 _STATE: Final = {"provisional": 1, "final": 2, "corrected": 3}
 _LEVEL: Final = 16  # bytes of a level: price and quantity
 _VENUE_LEVEL: Final = 24  # and venue
-_MAX_TEXT: Final = 65_534
-_SHORT: Final = 128  # bytes of an id up to which the call that writes it is kept
+MAX_TEXT: Final = 65_534
+SHORT: Final = 128  # bytes of an id up to which the call that writes it is kept
 _TRADE_OF: Final[dict[int, tuple[Callable[..., bytes], bytes]]] = {}  # by length of the id
 _NOTHING: Final = (0, 0, 0, 0, 0, 0, 0)
 _HEADERS: Final = {template: layout.header for template, layout in LAYOUTS.items()}  # computed by the layout each time
@@ -105,18 +107,18 @@ _pack_dimension, _dimension_at = _DIMENSION.pack, _DIMENSION.pack_into
 
 def _trade_of(size: int) -> tuple[Callable[..., bytes], bytes]:
     """Return the call that writes a trade whose id has so many bytes, and its first fourteen bytes."""
-    if size > _MAX_TEXT:
-        raise WireError(f"a text of {size} bytes does not fit a message; {_MAX_TEXT} do")
+    if size > MAX_TEXT:
+        raise WireError(f"a text of {size} bytes does not fit a message; {MAX_TEXT} do")
     call, prefix = _fixed(Template.TRADE, f"H{size}s")
-    if size <= _SHORT:
+    if size <= SHORT:
         _TRADE_OF[size] = call.pack, prefix
     return call.pack, prefix
 
 
 def _text(value: str) -> bytes:
     raw = value.encode()
-    if len(raw) > _MAX_TEXT:
-        raise WireError(f"a text of {len(raw)} bytes does not fit a message; {_MAX_TEXT} do")
+    if len(raw) > MAX_TEXT:
+        raise WireError(f"a text of {len(raw)} bytes does not fit a message; {MAX_TEXT} do")
     return len(raw).to_bytes(2, "little") + raw
 
 

@@ -1,21 +1,21 @@
 """Many records of one stream as SBE frames, without a Python call a record.
 
-The records take consecutive sequences. Runs of trades with numeric ids and of quotes, which is what comes in
-batches, have a loop of their own around one struct call, for which everything that does not change from record to
+The records take consecutive sequences. Runs of trades and of quotes, which is what comes in batches, have a loop of their own around one struct call, for which everything that does not change from record to
 record is packed once. Anything else goes through ``encoder`` one by one; the bytes are the same either way.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from cmd_common.records import Quote, Record, Trade
 
-from .encoder import ENCODERS, MISFITS, QUOTE_PREFIX, SIDES, TRADE_PREFIX, encode, too_short
+from .encoder import ENCODERS, MAX_TEXT, MISFITS, QUOTE_PREFIX, SHORT, SIDES, TRADE_PREFIX, encode, too_short
+from .formats import NULL_INT
 
 __all__ = ["encode_many", "encode_many_into"]
 
@@ -26,6 +26,8 @@ _pack_trade, _pack_quote = _TRADE.pack, _QUOTE.pack
 _pack_head: Final = struct.Struct("<IHBB").pack
 _NUMBERED: Final = {side: code | 1 << 8 for side, code in SIDES.items()}
 _digits: Final = msgspec.json.Encoder().encode
+_TEXT_OF: Final[dict[int, tuple[Callable[..., bytes], bytes]]] = {}  # by length of an id that is text
+_trade: Final = ENCODERS[Trade]
 _ZERO: Final = 0  # flags that are this very object need no look at what they are
 
 
@@ -45,7 +47,7 @@ def encode_many(
             frames = _quotes(records, instrument_id, seq, view, flags, state)
         if frames:
             return frames
-        # A mixture, or ids that are text: without the checks that ``encode`` makes around each.
+        # A mixture: without the checks that ``encode`` makes around each.
         of = ENCODERS
         return [of[type(r)](r, instrument_id, n, view, flags, state) for n, r in enumerate(records, seq)]
     except MISFITS:  # once more, for the error of the one that is to blame
@@ -77,31 +79,61 @@ def encode_many_into(
     return end
 
 
+def _text_of(size: int) -> tuple[Callable[..., bytes], bytes]:
+    """Return the call that writes a trade whose id is a text of so many bytes, and its first fourteen bytes."""
+    if size > MAX_TEXT:
+        raise OverflowError(size)
+    call = struct.Struct(f"<14sQqq8sddqHH{size}s")  # H: side, and that the id is not the number
+    found = call.pack, call.size.to_bytes(4, "big") + TRADE_PREFIX[4:]
+    if size <= SHORT:
+        _TEXT_OF[size] = found
+    return found
+
+
 # fmt: off
 
 
 def _trades(records: Sequence[Any], instrument_id: int, seq: int, view: int, flags: int, state: int) -> list[bytes]:
-    """Return the frames where all are trades whose id is exactly their number in digits; else nothing.
+    """Return the frames where all are trades; else nothing.
 
-    JSON writes a list of integers as Python does, at a fifth of the price. A comma in an id would make one comma too
-    many; ``e`` is in true and false, and a number that is none (null) fits no integer field.
+    Whether an id is exactly its number in digits is seen by writing all numbers as one list in JSON, which does it as
+    Python does, at a fifth of the price. A comma in an id would make one comma too many. What is no integer is left
+    to others (``e`` is in true and false), but for null, which fits no integer field where it counts as one.
     """
     numbers = [r.trade_seq for r in records if type(r) is Trade]
     if len(numbers) != len(records):
         return []
-    ids = ",".join([r.trade_id for r in records])
-    if "e" in ids or _digits(numbers) != f"[{ids}]".encode():
+    digits = _digits(numbers)
+    if b"e" in digits:
         return []
-    pack, prefix, sides, zero = _pack_trade, TRADE_PREFIX, _NUMBERED, _ZERO
-    head = _pack_head(instrument_id, view, flags, state)
-    return [
-        pack(
+    head, sides, zero = _pack_head(instrument_id, view, flags, state), _NUMBERED, _ZERO
+    pack: Callable[..., bytes] = _pack_trade
+    prefix = TRADE_PREFIX
+    ids = ",".join([r.trade_id for r in records])
+    if digits == f"[{ids}]".encode():
+        return [
+            pack(
+                prefix, n, r.ts_event, r.ts_recv,
+                head if r.flags is zero else _pack_head(instrument_id, view, flags | r.flags, state),
+                r.price, r.quantity, r.trade_seq, sides[r.side],
+            )
+            for n, r in enumerate(records, seq)
+        ]
+    codes, calls, single = SIDES, _TEXT_OF, _trade
+    frames = []
+    for n, r, digit in zip(range(seq, seq + len(records)), records, digits[1:-1].split(b","), strict=False):
+        text = r.trade_id.encode()
+        if text == digit:
+            frames.append(single(r, instrument_id, n, view, flags, state))
+            continue
+        size = len(text)
+        pack, prefix = calls.get(size) or _text_of(size)
+        frames.append(pack(
             prefix, n, r.ts_event, r.ts_recv,
             head if r.flags is zero else _pack_head(instrument_id, view, flags | r.flags, state),
-            r.price, r.quantity, r.trade_seq, sides[r.side],
-        )
-        for n, r in enumerate(records, seq)
-    ]
+            r.price, r.quantity, NULL_INT if r.trade_seq is None else r.trade_seq, codes[r.side], size, text,
+        ))
+    return frames
 
 
 def _quotes(records: Sequence[Any], instrument_id: int, seq: int, view: int, flags: int, state: int) -> list[bytes]:
