@@ -35,7 +35,8 @@ PATIENCE = 60.0  # seconds without anything new, after which a run has failed
 def other(*arguments: object, stdin: Any = None, stdout: Any = subprocess.PIPE) -> subprocess.Popen[bytes]:
     """Start a process of the other side."""
     command = [sys.executable, str(Path(__file__).resolve()), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=stdout, stdin=stdin)
+    # Without a buffer: of two lines that come at once the second would be in it, where no select sees it.
+    return subprocess.Popen(command, stdout=stdout, stdin=stdin, bufsize=0)
 
 
 def say(words: str) -> None:
@@ -251,7 +252,6 @@ async def _publish_ticks(publisher: Any, messages: int, ticks: Ticks) -> None:
 
 
 def _pin(core: int) -> None:
-    """Stay on one core of those that this process may use."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
 
 
