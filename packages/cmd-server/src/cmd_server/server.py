@@ -346,9 +346,11 @@ class Server:
             first = not self._served
             session.served = True
             self._served.append(session)
-            self._serve(session)
-            if first:  # the bytes are on their way: nobody waits for this
-                self._loop.call_soon(self._turn)
+            try:
+                self._serve(session)
+            finally:
+                if first:  # only now: the bytes are on their way, and nobody waits for this
+                    self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         served, self._served = self._served, []
