@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cmd_common.records import (
     AggregatedBook,
@@ -73,6 +74,7 @@ agg_trades = st.builds(
     lambda a, b, i, x, y, p, q, s, f: AggTrade(a, b, "v", "s", *i, x, y, p, q, s, f),
     *(*names[:2], _ids(), integers, integers, floats, floats, sides, flags),
 )
+numbered = trades.map(lambda r: r if r.trade_seq is None else replace(r, trade_id=str(r.trade_seq)))
 quotes = st.builds(Quote, *names, integers, floats, floats, floats, floats, flags)
 snapshots = st.builds(BookSnapshot, *names, integers, integers, u32, u32, packed, packed, flags)
 deltas = st.builds(BookDelta, *names, integers, integers, integers, packed, packed, flags)

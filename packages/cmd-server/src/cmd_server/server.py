@@ -437,11 +437,14 @@ class Server:
         elif self._loop is None:
             self._serve(session)
         else:
-            if not self._served:
-                self._loop.call_soon(self._turn)
+            first = not self._served
             session.served = True
             self._served.append(session)
-            self._serve(session)
+            try:
+                self._serve(session)
+            finally:
+                if first:  # only now: the bytes are on their way, and nobody waits for this
+                    self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         served, self._served = self._served, []

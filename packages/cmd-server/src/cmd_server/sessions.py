@@ -84,6 +84,7 @@ class Sessions(Catalogue):
         self._server = server
         self._stirred: dict[Client, None] = {}  # something new waits for them that is not in their queue
         self._woken: list[Client] = []
+        self.portion: tuple[Sequence[bytes], int] = ((), 0)  # what a client took last, and its bytes
 
     def _settle(self) -> None:
         """Wake the clients for which something waits now."""
