@@ -1,7 +1,8 @@
 """The build of cmd-aeron: maturin, with what Aeron's C code needs to compile taken from wheels instead of the system.
 
 bindgen finds libclang in its wheel and the compiler's own headers by asking the compiler; CMake and Ninja are wheels
-too. Only a Rust toolchain and a C compiler must be there; where one is missing, one line says so before anything runs.
+too. Only a Rust toolchain and a C compiler must be there; where one is missing, one line says so before anything is
+fetched or run.
 """
 
 from __future__ import annotations
@@ -11,15 +12,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
-import maturin
-
-build_sdist = maturin.build_sdist
-get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
+REQUIRES: Final = ["maturin>=1.9,<2", "cmake>=3.30", "ninja>=1.11", "libclang>=16"]
 
 
-def _stop(line: str) -> None:
+def _stop(line: str) -> NoReturn:
     sys.stderr.write(f"cmd-aeron: {line}\n")
     raise SystemExit(1)
 
@@ -56,17 +54,33 @@ def _prepare() -> None:
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    """Nothing besides ``build-system.requires``; the first question an installer asks, so tools are looked for here."""
+    """What a build needs from the package index; asked first, so this is where a missing toolchain is told."""
     _check_tools()
-    return []
+    return REQUIRES
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel
 
 
+def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
+    """Maturin; it asks Cargo for the sources."""
+    _check_tools()
+    return REQUIRES[:1]
+
+
+def build_sdist(sdist_directory: str, config_settings: Any = None) -> str:
+    """Maturin's."""
+    _check_tools()
+    import maturin
+
+    return str(maturin.build_sdist(sdist_directory, config_settings))
+
+
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: Any = None) -> str:
     """Maturin's, for the wheel."""
     _check_tools()
+    import maturin
+
     return str(maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings))
 
 
@@ -77,6 +91,8 @@ def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_dire
     """Maturin's, in the prepared environment."""
     _check_tools()
     _prepare()
+    import maturin
+
     return str(maturin.build_wheel(wheel_directory, config_settings, metadata_directory))
 
 
@@ -84,4 +100,6 @@ def build_editable(wheel_directory: str, config_settings: Any = None, metadata_d
     """Maturin's, in the prepared environment."""
     _check_tools()
     _prepare()
+    import maturin
+
     return str(maturin.build_editable(wheel_directory, config_settings, metadata_directory))

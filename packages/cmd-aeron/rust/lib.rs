@@ -17,14 +17,16 @@ mod claim;
 mod client;
 mod cnc;
 mod collect;
+mod conductor;
 mod driver;
 mod errors;
+mod events;
 mod idle;
 mod process;
 mod publication;
 mod subscription;
 
-use client::ClientInner;
+use conductor::ClientInner;
 use driver::DriverInner;
 
 // Locked with the GIL held and for moments only, so that a fork never finds them locked.

@@ -10,7 +10,7 @@ use pyo3::types::PyTuple;
 
 use crate::buffer::Held;
 use crate::claim::{Claim, Mapping, Open};
-use crate::client::ClientInner;
+use crate::conductor::ClientInner;
 use crate::errors::{Fail, Kind, last_client};
 
 const CLOSED: i64 = ae::AERON_PUBLICATION_CLOSED;
@@ -228,12 +228,6 @@ impl PubInner {
 
     /// The memory of a claim, mapped for itself so that it outlives the publication.
     pub fn view(&self, open: &Open, first: i64) -> Result<(Arc<Mapping>, usize), Fail> {
-        let lost = || {
-            Fail::new(
-                Kind::PublicationClosed,
-                "the claim is lost: its publication was closed or the driver gave it up",
-            )
-        };
         if !self.usable() {
             return Err(lost());
         }
@@ -258,17 +252,12 @@ impl PubInner {
 
     /// Ends a claim. With `view` given, its memory is still looked at and is cut off from the log first.
     pub fn finish(&self, open: &Open, view: Option<&Arc<Mapping>>, commit: bool) -> Result<(), Fail> {
-        let lost = Fail::new(
-            Kind::PublicationClosed,
-            "the claim is lost: its publication was closed or the driver gave it up",
-        )
-        .hint("commit claims at once; what they held was not sent");
         if !self.usable() {
-            return Err(lost);
+            return Err(lost());
         }
         let mut state = self.lock();
         if !Self::holds(&state, open) {
-            return Err(lost);
+            return Err(lost());
         }
         if let Some(view) = view
             && state.mapping.as_ref().is_some_and(|m| Arc::ptr_eq(m, view))
@@ -295,6 +284,11 @@ impl Drop for PubInner {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+fn lost() -> Fail {
+    let text = "the claim is lost: its publication was closed or the driver gave it up";
+    Fail::new(Kind::PublicationClosed, text).hint("commit claims at once; what they held was not sent")
 }
 
 fn too_long(length: usize, most: usize, what: &str) -> PyErr {

@@ -1,5 +1,4 @@
 //! Subscriptions: what comes. One thread polls at a time; the others may ask and stop meanwhile.
-use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,97 +10,19 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::buffer::Held;
-use crate::client::ClientInner;
 use crate::collect::Collector;
+use crate::conductor::ClientInner;
 use crate::errors::{Fail, Kind, duration, last_client};
+use crate::events::{Events, describe};
 use crate::idle::{Idle, Waiter};
 use crate::process;
 
-const EVENTS_MAX: usize = 1024;
 /// Fragments of one poll into a buffer.
 const AT_ONCE: usize = 4096;
 /// A list's memory is kept for the next one up to this size.
 const KEEP: usize = 4 << 20;
 /// How long a wait may last before signals are looked at.
 const SLICE: Duration = Duration::from_millis(100);
-
-type Event = (bool, i32, String, i64);
-
-/// Images that came and went; written by the conductor. The oldest are dropped.
-#[derive(Default)]
-pub struct Events {
-    list: Mutex<VecDeque<Event>>,
-    /// Sessions that went, for the collector.
-    gone: Mutex<Vec<i32>>,
-    any_gone: AtomicBool,
-    finished: AtomicBool,
-}
-
-impl Events {
-    /// Whether the library has let go of it.
-    pub fn finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire)
-    }
-
-    pub fn finish(&self) {
-        self.finished.store(true, Ordering::Release);
-    }
-
-    unsafe fn on_image(clientd: *mut c_void, image: *mut ae::aeron_image_t, available: bool) {
-        // SAFETY: kept by the client until the library has let go of it; the image lives during the callback.
-        let (events, (session, source, position)) = unsafe { (&*(clientd as *const Events), describe(image)) };
-        if !available {
-            let mut gone = events.gone.lock().unwrap_or_else(PoisonError::into_inner);
-            if gone.len() < EVENTS_MAX {
-                gone.push(session);
-            }
-            events.any_gone.store(true, Ordering::Release);
-        }
-        let mut list = events.list.lock().unwrap_or_else(PoisonError::into_inner);
-        if list.len() == EVENTS_MAX {
-            list.pop_front();
-        }
-        list.push_back((available, session, source, position));
-    }
-
-    pub unsafe extern "C" fn on_available(
-        clientd: *mut c_void,
-        _subscription: *mut ae::aeron_subscription_t,
-        image: *mut ae::aeron_image_t,
-    ) {
-        // SAFETY: the library's callback.
-        unsafe { Self::on_image(clientd, image, true) };
-    }
-
-    pub unsafe extern "C" fn on_unavailable(
-        clientd: *mut c_void,
-        _subscription: *mut ae::aeron_subscription_t,
-        image: *mut ae::aeron_image_t,
-    ) {
-        // SAFETY: the library's callback.
-        unsafe { Self::on_image(clientd, image, false) };
-    }
-
-    unsafe extern "C" fn on_closed(clientd: *mut c_void) {
-        // SAFETY: kept by the client until this flag is set.
-        unsafe { (*(clientd as *const Events)).finish() };
-    }
-}
-
-/// Session, source and position of an image.
-unsafe fn describe(image: *mut ae::aeron_image_t) -> (i32, String, i64) {
-    // SAFETY: the caller's image is live.
-    unsafe {
-        let mut constants: ae::aeron_image_constants_t = std::mem::zeroed();
-        ae::aeron_image_constants(image, &mut constants);
-        let source = if constants.source_identity.is_null() {
-            String::new()
-        } else {
-            CStr::from_ptr(constants.source_identity).to_string_lossy().into_owned()
-        };
-        (constants.session_id, source, ae::aeron_image_position(image))
-    }
-}
 
 struct SubState {
     pointer: *mut ae::aeron_subscription_t,
@@ -228,10 +149,7 @@ impl SubInner {
 
     /// One poll of the library; the number of fragments it took.
     fn fragments(&self, state: &mut SubState, limit: usize) -> Result<usize, Fail> {
-        if self.events.any_gone.swap(false, Ordering::AcqRel) {
-            let gone = std::mem::take(&mut *self.events.gone.lock().unwrap_or_else(PoisonError::into_inner));
-            state.collector.forget(&gone);
-        }
+        state.collector.forget(&self.events.take_gone());
         let collector = &mut *state.collector as *mut Collector as *mut c_void;
         // SAFETY: the pointer was checked by the caller; the handler runs inside the call.
         let n = unsafe {
@@ -470,7 +388,7 @@ impl Subscription {
         if self.inner.client.forked() {
             return Ok(Vec::new());
         }
-        let taken = std::mem::take(&mut *self.inner.events.list.lock().unwrap_or_else(PoisonError::into_inner));
+        let taken = self.inner.events.take();
         let class = py.import("cmd_aeron.records")?.getattr("ImageEvent")?;
         taken.into_iter().map(|event| class.call1(event)).collect()
     }

@@ -1,0 +1,142 @@
+"""The distribution: licences in the wheel, stubs that tell the truth, and one clear line where a toolchain is missing."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+import cmd_aeron
+from cmd_aeron import _native
+
+PACKAGE = Path(__file__).parents[2] / "packages" / "cmd-aeron"
+
+
+def test_the_installed_package_carries_both_licences() -> None:
+    files = {path.name: path for path in distribution("cmd-aeron").files or []}
+    ours = files["LICENSE"].read_text()
+    assert ours == (PACKAGE / "LICENSE").read_text()
+    theirs = files["THIRD-PARTY.txt"].read_text()
+    assert "Real Logic Limited" in theirs
+    assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in theirs
+    assert {"py.typed", "_native.pyi"} <= files.keys()
+
+
+def test_the_versions_agree() -> None:
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
+    cargo = tomllib.loads((PACKAGE / "Cargo.toml").read_text())
+    assert project["version"] == cargo["package"]["version"] == cmd_aeron.__version__
+    pinned = {cargo["dependencies"][name]["version"] for name in ("libaeron-sys", "libaeron_driver-sys")}
+    assert pinned == {f"={cmd_aeron.version()}"}
+
+
+def test_the_stubs_name_what_there_is() -> None:
+    tree = ast.parse((PACKAGE / "src" / "cmd_aeron" / "_native.pyi").read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    public = {name for name in vars(_native) if not name.startswith("_")}
+    assert {name for name in classes if not name.startswith("_")} | functions == public
+    for name in public - functions:
+        node = classes[name]
+        bodies = [node, *(classes[base.id] for base in node.bases if isinstance(base, ast.Name))]
+        stated = {f.name: f for body in bodies for f in body.body if isinstance(f, ast.FunctionDef)}
+        real = {n: v for n, v in vars(getattr(_native, name)).items() if not n.startswith("_")}
+        assert {n for n in stated if not n.startswith("_")} == real.keys(), name
+        for method, value in real.items():
+            is_property = any(getattr(d, "id", "") == "property" for d in stated[method].decorator_list)
+            assert is_property == inspect.isgetsetdescriptor(value), method
+            if not is_property:
+                arguments = stated[method].args
+                names = [a.arg for a in (*arguments.args, *arguments.kwonlyargs)]
+                assert list(inspect.signature(value).parameters) == names, method
+
+
+PROGRAM = """
+import cmd_aeron
+
+def receive(subscription: cmd_aeron.Subscription) -> list[bytes]:
+    return subscription.poll_wait(10**9, idle="low-cpu") + subscription.poll()
+
+with cmd_aeron.MediaDriver("", threading="shared", term_length=1 << 16) as driver, cmd_aeron.Client(driver.directory) as client:
+    publication: cmd_aeron.ExclusivePublication = client.add_exclusive_publication("aeron:ipc", 1)
+    shared: cmd_aeron.Publication = client.add_publication("aeron:ipc", 1, timeout=5)
+    result: int = publication.offer(b"bytes") + shared.offer(bytearray(5)) + publication.offer(memoryview(b"x"))
+    accepted, last = publication.offer_many([b"a", bytearray(1)], start=1)
+    claim = publication.try_claim(4)
+    if not isinstance(claim, int):
+        with claim:
+            memoryview(claim)[:] = b"1234"
+    with client.add_subscription("aeron:ipc", 1) as subscription:
+        received: list[bytes] = receive(subscription)
+        length: int = subscription.poll_into(bytearray(10), timeout=1)
+        session: int = subscription.images[0].session_id
+        came: bool = subscription.take_events()[0].available
+        where: str = subscription.endpoint
+    values: dict[str, int] = {counter.label: counter.value for counter in client.counters()}
+    codes: list[int] = [code for code, text in client.take_errors()]
+    status: cmd_aeron.DriverStatus = cmd_aeron.driver_status(driver.directory)
+    age: int = status.heartbeat_age
+try:
+    client.check()
+except cmd_aeron.RegistrationError as error:
+    number: int = error.code
+except cmd_aeron.AeronError as error:
+    text: str = error.message + error.hint
+"""
+WRONG = """
+import cmd_aeron
+client = cmd_aeron.Client(5)
+client.add_subscription("aeron:ipc", "1")
+claim = client.add_publication("aeron:ipc", 1).try_claim(4)
+claim.commit()
+client.add_publication("aeron:ipc", 1).offer("text")
+class Mine(cmd_aeron.Client): ...
+"""
+
+
+def test_a_program_is_checked_by_mypy(tmp_path) -> None:
+    pytest.importorskip("mypy", reason="mypy is of the environment lint")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "wrong.py").write_text(WRONG)
+    for name, count in (("program.py", 0), ("wrong.py", 5)):
+        done = subprocess.run(
+            [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), name],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.stdout.count(": error:") == count, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "hook", ["get_requires_for_build_wheel()", "build_wheel('.')", "build_editable('.')", "build_sdist('.')"]
+)
+@pytest.mark.parametrize(("tools", "named"), [((), "Rust toolchain"), (("cargo",), "C compiler")])
+def test_a_missing_toolchain_is_one_clear_line(tmp_path, hook, tools, named) -> None:
+    for tool in tools:
+        (tmp_path / tool).write_text("")
+        (tmp_path / tool).chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import build_backend; build_backend.{hook}"],
+        cwd=PACKAGE,
+        env={**os.environ, "PATH": str(tmp_path), "CC": "", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("cmd-aeron: ")
+    assert named in done.stderr
+    assert "install" in done.stderr
