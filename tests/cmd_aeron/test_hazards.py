@@ -377,7 +377,20 @@ with start() as driver, cmd_aeron.Client(directory) as client:
             raise SystemExit("accepted")
         except (KeyError, TypeError):
             pass
-    items = [b"x"] * 100
+    if sys.version_info >= (3, 12):
+        class Closing:
+            def __buffer__(self, flags):
+                return memoryview(bytearray(100))
+            def __release_buffer__(self, view):
+                third.close()
+                fourth.close()
+        third, fourth = pair(client)
+        assert third.offer(Closing()) > 0
+        assert third.offer(Closing()) == cmd_aeron.CLOSED
+        third, fourth = pair(client)
+        third.offer(b"x")
+        assert fourth.poll_into(Closing(), 60 * S) == 1
+        assert fourth.closed
     class Cutting(bytearray):
         pass
     buffer = Cutting(100)

@@ -58,65 +58,6 @@ def test_the_stubs_name_what_there_is() -> None:
                 assert list(inspect.signature(value).parameters) == names, method
 
 
-PROGRAM = """
-import cmd_aeron
-
-def receive(subscription: cmd_aeron.Subscription) -> list[bytes]:
-    return subscription.poll_wait(10**9, idle="low-cpu") + subscription.poll()
-
-with cmd_aeron.MediaDriver("", threading="shared", term_length=1 << 16) as driver, cmd_aeron.Client(driver.directory) as client:
-    publication: cmd_aeron.ExclusivePublication = client.add_exclusive_publication("aeron:ipc", 1)
-    shared: cmd_aeron.Publication = client.add_publication("aeron:ipc", 1, timeout=5)
-    result: int = publication.offer(b"bytes") + shared.offer(bytearray(5)) + publication.offer(memoryview(b"x"))
-    accepted, last = publication.offer_many([b"a", bytearray(1)], start=1)
-    claim = publication.try_claim(4)
-    if not isinstance(claim, int):
-        with claim:
-            memoryview(claim)[:] = b"1234"
-    with client.add_subscription("aeron:ipc", 1) as subscription:
-        received: list[bytes] = receive(subscription)
-        length: int = subscription.poll_into(bytearray(10), timeout=1)
-        session: int = subscription.images[0].session_id
-        came: bool = subscription.take_events()[0].available
-        where: str = subscription.endpoint
-    values: dict[str, int] = {counter.label: counter.value for counter in client.counters()}
-    codes: list[int] = [code for code, text in client.take_errors()]
-    status: cmd_aeron.DriverStatus = cmd_aeron.driver_status(driver.directory)
-    age: int = status.heartbeat_age
-try:
-    client.check()
-except cmd_aeron.RegistrationError as error:
-    number: int = error.code
-except cmd_aeron.AeronError as error:
-    text: str = error.message + error.hint
-"""
-WRONG = """
-import cmd_aeron
-client = cmd_aeron.Client(5)
-client.add_subscription("aeron:ipc", "1")
-claim = client.add_publication("aeron:ipc", 1).try_claim(4)
-claim.commit()
-client.add_publication("aeron:ipc", 1).offer("text")
-class Mine(cmd_aeron.Client): ...
-"""
-
-
-def test_a_program_is_checked_by_mypy(tmp_path) -> None:
-    pytest.importorskip("mypy", reason="mypy is of the environment lint")
-    (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "wrong.py").write_text(WRONG)
-    for name, count in (("program.py", 0), ("wrong.py", 5)):
-        done = subprocess.run(
-            [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), name],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.stdout.count(": error:") == count, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(
     "hook", ["get_requires_for_build_wheel()", "build_wheel('.')", "build_editable('.')", "build_sdist('.')"]
 )

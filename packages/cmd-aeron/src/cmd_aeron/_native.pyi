@@ -8,6 +8,19 @@ from typing_extensions import Buffer
 
 from .records import Counter, DriverStatus, Image, ImageEvent
 
+__all__ = [
+    "Claim",
+    "Client",
+    "ExclusivePublication",
+    "MediaDriver",
+    "Publication",
+    "Subscription",
+    "default_directory",
+    "driver_status",
+    "shutdown",
+    "version",
+]
+
 def version() -> str:
     """Aeron's version, as "1.54.0"."""
 
