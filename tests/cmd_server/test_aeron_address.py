@@ -66,6 +66,7 @@ def test_one_text_serves_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
         ("aeron:ipc?shared=1&heartbeat=50", "server", "heartbeat", 50_000_000),
         ("aeron:udp?control=tcp:127.0.0.1:9", "client", "endpoint", "127.0.0.1:0"),
         ("aeron:udp?control=unix:@x", "client", "endpoint", "127.0.0.1:0"),
+        ("aeron:udp?control=tcp:10.1.2.3:9", "client", "endpoint", ""),  # found out when it connects
         ("aeron:udp?control=unix:@x", "client", "directory", ""),
         ("aeron:udp?control=tcp:10.0.0.5:9&endpoint=10.0.0.7:0", "client", "endpoint", "10.0.0.7:0"),
         ("aeron:udp?interface=10.0.0.0/24", "server", "interface", "10.0.0.0/24"),
@@ -106,7 +107,6 @@ def test_options(text: str, side: str, field: str, value: object) -> None:
         ("aeron:ipc?control=multicast:239.1.2.3:9", "server", "is no stream connection, which control must be"),
         ("aeron:ipc?control=aeron:ipc", "client", "is no stream connection"),
         ("aeron:udp", "client", "names no control address; add control=tcp:HOST:PORT"),
-        ("aeron:udp?control=tcp:10.1.2.3:9", "client", "does not say where to receive; add endpoint=ADDRESS:PORT"),
         ("aeron:udp?endpoint=host:9", "server", "endpoint=host:9 .* is none; write it as endpoint=ADDRESS:PORT"),
         ("aeron:udp?endpoint=1.2.3.4", "server", "is none"),
         ("aeron:udp?shared=1", "server", "names no endpoint; add endpoint=ADDRESS:PORT, a multicast group"),

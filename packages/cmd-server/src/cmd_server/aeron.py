@@ -3,7 +3,7 @@
     server: aeron:ipc                                        control at unix:DIR.control, a driver of its own in DIR
     client: aeron:ipc?control=unix:/run/cmd.sock             the same API as every other transport
     server: aeron:udp?control=tcp:0.0.0.0:9999               to UDP endpoints that clients name
-    client: aeron:udp?control=tcp:10.0.0.5:9999&endpoint=10.0.0.7:40123
+    client: aeron:udp?control=tcp:10.0.0.5:9999
     both:   aeron:ipc?shared=1                               one stream for all readers
 
 Theory of operation. Control is an ordinary stream connection to the same server (``control=ADDRESS``): login,
@@ -155,7 +155,7 @@ class Route(Struct, frozen=True, kw_only=True):
 def parse(address: Address, side: str) -> Settings:
     """Return what an address asks for on one side; raises UsageError and UnknownNameError in one line.
 
-    ``endpoint`` is, of a client, where it receives (port 0: any; default for a control on this machine: loopback);
+    ``endpoint`` is, of a client, where it receives (port 0: any; default: this machine as the server reaches it);
     of a server, the only place where it sends to (port 0: any port there; default: its clients' own hosts); of a
     shared stream over UDP, for both, the group or the one receiver.
     """
@@ -256,12 +256,7 @@ def _endpoint(address: Address, side: str, shared: bool, control: str) -> str:
     if shared:
         hint = "add endpoint=ADDRESS:PORT, a multicast group or the one receiver"
         raise UsageError(f"{str(address)!r} names no endpoint", hint=hint)
-    if side == "server":
-        return ""
-    if _local(Address.parse(control)):
-        return "127.0.0.1:0"
-    hint = "add endpoint=ADDRESS:PORT, this machine's address as the server reaches it; port 0: any"
-    raise UsageError(f"{str(address)!r} does not say where to receive", hint=hint)
+    return "127.0.0.1:0" if side == "client" and _local(Address.parse(control)) else ""
 
 
 def _local(control: Address) -> bool:

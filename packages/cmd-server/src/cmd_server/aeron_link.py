@@ -28,6 +28,7 @@ _CONTROL: Final = 64 << 10  # bytes of control read at once
 _SLICE: Final = 0.05  # s for which a thread waits before it looks at control
 _DRAIN: Final = 0.25  # s without a byte after which a stream whose server is gone has ended
 _DRAIN_MAX: Final = 5.0
+_GRACE: Final = 0.5  # s for control to say why, once the stream has ended
 _JOIN: Final = 5.0
 _T = TypeVar("_T")
 
@@ -60,12 +61,12 @@ async def _in_thread(make: Callable[[], _T], undo: Callable[[_T], None]) -> _T:
     """Make something in a thread; where nobody waits for it any more it is undone there."""
     lock = threading.Lock()
     found: list[_T] = []
-    gone = False
+    left = False
 
     def work() -> _T:
         made = make()
         with lock:
-            if not gone:
+            if not left:
                 found.append(made)
                 return made
         undo(made)
@@ -75,7 +76,7 @@ async def _in_thread(make: Callable[[], _T], undo: Callable[[_T], None]) -> _T:
         return await asyncio.to_thread(work)
     except asyncio.CancelledError:
         with lock:
-            gone = True
+            left = True
         for made in found:
             await asyncio.to_thread(undo, made)
         raise
@@ -98,7 +99,6 @@ class AeronLink:
         self._ended = False  # control
         self._error: Exception | None = None
         self._closed = False
-        self._released = threading.Event()
         self._task = self._loop.create_task(self._read_control(), name="cmd-aeron control")
 
     async def receive_into(self, buffer: memoryview) -> int:
@@ -116,11 +116,23 @@ class AeronLink:
                 if size := pump.take(buffer):
                     return size
                 if finished:
-                    if pump.error is not None and not self._ended:
+                    if pump.error is not None and await self._unexplained():
                         raise pump.error
                     return self._end(buffer)
             await self._come.wait()
         return 0
+
+    async def _unexplained(self) -> bool:
+        """Whether control does not say why the stream has ended, soon: its word may be on its way still."""
+        end = self._loop.time() + _GRACE
+        while not (self._ended or self._switch.late or self._closed):
+            self._come.clear()
+            try:
+                async with asyncio.timeout_at(end):
+                    await self._come.wait()
+            except TimeoutError:
+                return True
+        return False
 
     async def send(self, frame: bytes) -> None:
         """Send by control; see ``Link``."""
@@ -136,12 +148,12 @@ class AeronLink:
         pump = self._pump
         if pump is not None:
             pump.stop()
-        await self._control.close()
-        await asyncio.gather(self._task, return_exceptions=True)
-        if pump is not None:
-            await asyncio.shield(asyncio.to_thread(pump.join, _JOIN))
-        else:
-            await asyncio.shield(asyncio.to_thread(self._way.close))
+        try:
+            await self._control.close()
+            await asyncio.gather(self._task, return_exceptions=True)
+        finally:
+            last = self._way.close if pump is None else lambda: pump.join(_JOIN)  # which closes it itself
+            await asyncio.shield(asyncio.to_thread(last))
 
     def _end(self, buffer: memoryview) -> int:
         """Return what control said last, then how it ended."""
@@ -187,6 +199,7 @@ class AeronLink:
             patience=self._patience,
             state=way.state,
             wake=self._wake,
+            alive=lambda: not self._loop.is_closed(),
             ended=way.close,
         )
         self._pump.start()
@@ -215,6 +228,7 @@ class BlockingAeronLink:
         self._ended = 0.0  # when control ended
         self._error: Exception | None = None
         self._heard = 0.0
+        self._lost = 0.0  # when the stream ended without a word
         self._over = False
         self._count = threading.Lock()
         self._users = 0
@@ -238,10 +252,6 @@ class BlockingAeronLink:
             self._users += 1
         try:
             return self._receive(buffer, None if timeout is None else time.monotonic() + timeout)
-        except native().AeronError as error:
-            if self.closed:
-                return 0
-            raise gone(self.peer, str(error)) from error
         finally:
             self._leave()
 
@@ -280,16 +290,20 @@ class BlockingAeronLink:
             if self._subscription is None:
                 self._look(None if end is None else max(0.0, end - time.monotonic()))
                 continue
-            size = self._subscription.poll_into(buffer, max(0, int(left * 1e9)), self._idle)
+            size, failed = 0, ""
+            try:
+                size = self._subscription.poll_into(buffer, max(0, int(left * 1e9)), self._idle)
+            except native().AeronError as error:  # its client is gone
+                failed = str(error)
             if size:
-                self._seen, self._heard = True, time.monotonic()
+                self._seen, self._heard, self._lost = True, time.monotonic(), 0.0
                 return size
             if self.closed:
                 break
             if not self._ended:
                 with contextlib.suppress(TimeoutError):
-                    self._look(0.0)
-            self._judge()
+                    self._look(max(0.0, left) if failed else 0.0)
+            self._judge(failed)
             if end is not None and time.monotonic() >= end and not (self.over or self._first):
                 raise TimeoutError
         return 0
@@ -315,20 +329,22 @@ class BlockingAeronLink:
             if self._closed:
                 self._subscription.stop()
 
-    def _judge(self) -> None:
+    def _judge(self, why: str) -> None:
         """See whether anything more can come, now that nothing has."""
         assert self._subscription is not None
         now = time.monotonic()
-        why = self._way.state()
+        why = why or self._way.state()
         connected = not why and self._subscription.connected
         self._seen = self._seen or connected
         if self._ended:
             quiet = now - max(self._heard, self._ended) > _DRAIN
             self._over = not connected or quiet or now - self._ended > _DRAIN_MAX
-        elif why:
-            raise gone(self.peer, why)
-        elif self._seen and not connected:
-            raise gone(self.peer, "the server's stream has ended")
+        elif why or (self._seen and not connected):
+            self._lost = self._lost or now
+            if self._switch.late:
+                self._over = True
+            elif now - self._lost > _GRACE:  # control's word may be on its way still
+                raise gone(self.peer, why or "the server's stream has ended")
         elif not self._seen and now - self._since > self._patience:
             raise gone(self.peer, "the server's stream never came")
 

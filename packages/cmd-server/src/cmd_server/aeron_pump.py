@@ -8,6 +8,7 @@ the server sees a client that does not read: its policy applies. Nothing is copi
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -39,7 +40,8 @@ class Pump:
     """Polls ``subscription`` in a thread of its own until it ends, or ``stop``; ``wake`` is called from that thread.
 
     ``state`` says why nothing more can come, "" where it can. ``patience`` is how many ns the publisher has to appear.
-    ``wake`` raises RuntimeError where its loop is gone: the thread ends. ``ended`` is called last, in the thread.
+    ``alive`` says whether the loop is still there; where it is not the thread ends, and ``wake`` may raise
+    RuntimeError. ``ended`` is called last, in the thread.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Pump:
         patience: int,
         state: Callable[[], str],
         wake: Callable[[], None],
+        alive: Callable[[], bool],
         ended: Callable[[], None],
         size: int = SIZE,
     ) -> None:
@@ -63,6 +66,7 @@ class Pump:
         self._patience = patience
         self._state = state
         self._wake = wake
+        self._alive = alive
         self._ended = ended
         self._turn = threading.Condition()
         # Of the condition:
@@ -121,23 +125,19 @@ class Pump:
     def check(self) -> None:
         """Assert the invariants; for tests."""
         with self._turn:
-            assert len(self._free) + len(self._full) <= BUFFERS
+            held = len(self._free) + len(self._full) + (self._reading is not None)
+            assert BUFFERS - 1 <= held <= BUFFERS  # one may be with the thread, or between two places
 
     # -- in the thread
 
     def _run(self) -> None:
         try:
             self._poll()
-        except RuntimeError:  # the loop is closed: nobody is left
-            pass
         except Exception as error:  # of cmd_aeron: closed under our feet
             self.error = gone(self._peer, str(error))
         finally:
             self.finished = True
-            try:
-                self._tell(last=True)
-            except RuntimeError:
-                pass
+            self._tell(last=True)
             self._ended()
 
     def _poll(self) -> None:
@@ -155,6 +155,8 @@ class Pump:
                 seen, heard = True, time.monotonic_ns()
                 self._tell()
                 continue
+            if not self._alive():
+                return
             now = time.monotonic_ns()
             draining = self._draining
             why = self._state()
@@ -179,9 +181,8 @@ class Pump:
             while not self._stopping:
                 if self._free:
                     return self._free.pop()
-                if not self._turn.wait(_TURN) and not self._awake:
-                    self._awake = True
-                    self._wake()  # raises where the loop is gone
+                if not self._turn.wait(_TURN) and not self._alive():
+                    break
         return None
 
     def _tell(self, *, last: bool = False) -> None:
@@ -190,4 +191,5 @@ class Pump:
                 return
             self._awake = True
         self.wakes += 1
-        self._wake()
+        with contextlib.suppress(RuntimeError):  # the loop was closed this moment: seen at the next look
+            self._wake()

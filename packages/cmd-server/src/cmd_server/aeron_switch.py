@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import socket
 import time
 from typing import TYPE_CHECKING, Final
+
+from cmd_common.errors import CmdError
 
 from . import codec
 from .aeron import Route, Settings, native
@@ -43,6 +46,7 @@ class Way:
         aeron = native()
         self.subscription: Subscription | None = None
         self._settings = settings
+        self._retire = False  # the client is of no use, although it does not know it yet
         self._driver: DriverHandle | None = None
         self._client: ClientHandle | None = None
         try:
@@ -53,10 +57,12 @@ class Way:
                 return
             # Two clients of one driver may receive at one endpoint: only the stream tells them apart.
             stream = settings.stream if "stream" in address.options else secrets.randbelow(1 << 30) + 1
-            self.subscription = self._add(settings.subscription(), stream)
-            self.route = Route(medium="udp", endpoint=self._endpoint(settings), stream=stream)
+            endpoint = settings.endpoint or f"{_own_host(settings.control)}:0"
+            self.subscription = self._add(settings.subscription(endpoint), stream)
+            self.route = Route(medium="udp", endpoint=self._endpoint(endpoint), stream=stream)
         except BaseException as error:
-            self.close(retire=isinstance(error, aeron.AeronTimeoutError))
+            self._retire = isinstance(error, aeron.AeronTimeoutError)
+            self.close()
             if isinstance(error, aeron.AeronError):
                 raise broken(error) from error
             if isinstance(error, ServerError) and not isinstance(error, ConnectionBrokenError):
@@ -70,6 +76,7 @@ class Way:
             try:
                 self.subscription = self._add(self._settings.subscription(session=route.session), route.stream)
             except native().AeronError as error:
+                self._retire = isinstance(error, native().AeronTimeoutError)
                 raise broken(error) from error
         return self.subscription
 
@@ -81,7 +88,7 @@ class Way:
             return "the subscription was closed"
         return ""
 
-    def close(self, *, retire: bool = False) -> None:
+    def close(self) -> None:
         """Give all of it back; never raises, and may be called again."""
         subscription, self.subscription = self.subscription, None
         client, self._client = self._client, None
@@ -90,7 +97,7 @@ class Way:
             with contextlib.suppress(native().AeronError):
                 subscription.close()
         if client is not None:
-            client.release(retire=retire or not client.usable)
+            client.release(retire=self._retire or not client.usable)
         if driver is not None:
             driver.release()
 
@@ -107,7 +114,7 @@ class Way:
                     raise
                 time.sleep(_RETRY)
 
-    def _endpoint(self, settings: Settings) -> str:
+    def _endpoint(self, wanted: str) -> str:
         """Return where it really receives: with the port that the system chose."""
         assert self.subscription is not None
         deadline = time.monotonic_ns() + ADD
@@ -115,7 +122,29 @@ class Way:
             if found := self.subscription.endpoint:
                 return str(found)
             time.sleep(_RETRY / 10)
-        raise ConnectionBrokenError(f"the media driver did not say where {settings.endpoint} receives")
+        raise ConnectionBrokenError(f"the media driver did not say where {wanted} receives")
+
+
+def _own_host(control: str) -> str:
+    """Return this machine's address as the server at ``control`` reaches it; raises ConnectionBrokenError."""
+    host, port, _ = Address.parse(control).host_port(path=True)
+    why: Exception | None = None
+    try:
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        places, why = [], error
+    for family, kind, protocol, _, place in places:
+        try:
+            with socket.socket(family, kind, protocol) as sock:
+                sock.connect(place)  # sends nothing: it only chooses the way
+                found = str(sock.getsockname()[0])
+        except OSError as error:
+            why = error
+            continue
+        return f"[{found}]" if ":" in found else found
+    raise ConnectionBrokenError(
+        f"no way to {host} from here: {why}", hint="say where to receive by endpoint=ADDRESS:PORT"
+    )
 
 
 class Switch:
@@ -156,7 +185,12 @@ class Switch:
         message = codec.decode_service(frame)
         if not isinstance(message, Diverted) or message.request_id != _REQUEST:
             raise FrameError("the server has moved a connection that did not ask for it")
-        self.route = Route.parse(message.to)
+        try:
+            self.route = Route.parse(message.to)
+        except CmdError as error:
+            raise FrameError(
+                f"the server has moved the connection to {message.to[:100]!r}, which is nowhere"
+            ) from error
 
     def _refused(self, frame: bytes) -> bool:
         """Whether a Reject answers our request, which it never does in silence."""
