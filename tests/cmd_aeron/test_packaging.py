@@ -81,3 +81,17 @@ def test_a_missing_toolchain_is_one_clear_line(tmp_path, hook, tools, named) -> 
     assert done.stderr.startswith("cmd-aeron: ")
     assert named in done.stderr
     assert "install" in done.stderr
+
+
+def test_the_program_of_the_docs_runs(directory) -> None:
+    text = (PACKAGE.parents[1] / "docs" / "aeron.md").read_text()
+    program = text.partition("## The package cmd-aeron")[2].split("```python\n")[1].split("```")[0]
+    assert "/dev/shm/aeron-demo" in program
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program.replace("/dev/shm/aeron-demo", directory)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[b'hello']\n", "")
