@@ -127,12 +127,12 @@ async def _server(kind: str, clients: int, part: int, idle: str, folder: str) ->
         if kind == "shared":
             await detached(server)
         await asyncio.sleep(0.3)
-        used, now = time.process_time_ns(), time.monotonic()
+        used, alone, now = time.process_time_ns(), time.thread_time_ns(), time.monotonic()
         for number, records in enumerate(paced, 1):
             server.publish(records)
             await asyncio.sleep(max(0.0, now + number * pause - time.monotonic()))
         first = [json.loads(await line(pipe)) for pipe in pipes if pipe is not None]
-        middle = time.process_time_ns()
+        middle, alone = time.process_time_ns(), time.thread_time_ns() - alone
         begun = time.monotonic_ns()
         hub = server.hub
         for records in flat:
@@ -154,6 +154,7 @@ async def _server(kind: str, clients: int, part: int, idle: str, folder: str) ->
     many = sum(map(len, paced)), sum(map(len, flat))
     return {
         "server": (middle - used) / 1000 / many[0] / clients,
+        "loop": alone / 1000 / many[0] / clients,  # of it the event loop's thread; the rest is driver and Aeron client
         "client": sum(told["cpu"] for told in first) / 1000 / many[0] / clients,
         "server_flat": (end - middle) / 1000 / many[1] / clients,
         "client_flat": sum(told["cpu"] for told in second) / 1000 / many[1] / clients,
@@ -180,15 +181,20 @@ def server(kind: str, clients: str, part: str, idle: str, folder: str) -> dict[s
 
 def client(address: str) -> None:
     """Follow the books; says ``ready``, and twice what it took and has."""
-    from cmd_server.client import connect
+    asyncio.run(_client(address))
+
+
+async def _client(address: str) -> None:
+    from cmd_server.client.aio import connect
 
     names = [f"v:{symbol}" for symbol in SYMBOLS]
     trades = 0
-    with connect(address, topics=["trades *", "book *"], policy="disconnect", queue=1_000_000) as reader:
-        reader.live(*names, timeout=60)
+    options: dict[str, Any] = {"topics": ["trades *", "book *"], "policy": "disconnect", "queue": 1_000_000}
+    async with connect(address, **options) as reader:
+        await reader.live(*names, timeout=60)
         say("ready")
         used = time.process_time_ns()
-        for record in reader:
+        async for record in reader:
             if type(record) is not Trade:
                 continue
             trades += 1

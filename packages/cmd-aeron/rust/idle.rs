@@ -36,11 +36,11 @@ pub struct Waiter {
 
 impl Waiter {
     pub fn new(idle: Idle) -> Self {
-        Waiter {
-            idle,
-            rounds: 0,
-            park: 1,
-        }
+        let park = match idle {
+            Idle::LowCpu => 100, // every nap costs as much CPU as a long one
+            _ => 1,
+        };
+        Waiter { idle, rounds: 0, park }
     }
 
     /// One pause after a poll without a result; `left` bounds it.
