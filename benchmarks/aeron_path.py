@@ -139,7 +139,7 @@ async def _server(kind: str, clients: int, part: int, idle: str, folder: str) ->
             server.publish(records)
             await asyncio.sleep(0)
             while any(len(client.queue) > WAITING for client in hub.clients):
-                await asyncio.sleep(0.000_5)
+                await asyncio.sleep(0.005)
         second = [json.loads(await line(pipe)) for pipe in pipes if pipe is not None]
         end = time.process_time_ns()
     finally:
