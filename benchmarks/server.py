@@ -6,7 +6,8 @@ What was received is compared with what was to be sent, outside every clock.
     fanout    CPU of the publishing process for one message to one client, 1, 10 and 100 clients, TCP and Unix socket:
               frames of 104 bytes in bursts of 50, all threads of the process counted. We start from records (route,
               number, encode, queue, write); the others send frames that are ready.
-    latency   from the publisher's call to the client's hands, both on one clock, 2,000 messages/s one at a time
+    latency   from the publisher's call to the client's hands, both on one clock, 2,000 messages/s one at a time; also
+              with publisher and client pinned to one core each: where the system puts them decides as much as the code
     receive   CPU of a client that reads and splits frames that wait for it
     codec     a trade and a book of 20 x 20 to bytes and back, and many trades to columns
     stop      how the median latency of nine clients changes while a tenth is stopped by SIGSTOP
@@ -42,9 +43,11 @@ from bp import save  # noqa: E402
 PARTS = ("fanout", "latency", "receive", "codec", "stop", "rate")
 FANOUT = ("ours", "ours_uvloop", "zmq", "zmq_records", "streams", "joined", "uvloop")
 LATENCY = ("ours", "ours_raw", "ours_uvloop", "uvloop", "zmq", "streams")
+PINNED = ("ours", "ours_raw", "uvloop")
 STOP = ("ours", "zmq", "streams")
 RATE = ("ours", "zmq", "streams")
 TRANSPORTS = ("tcp", "unix")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 CLIENTS = (1, 10, 100)
 MESSAGES = {1: 40_000, 10: 15_000, 100: 2_500}  # of one run of fanout
 NAMES = {
@@ -152,17 +155,21 @@ def fanout(options: argparse.Namespace, pair: str) -> list[Entry]:
 
 def latency(options: argparse.Namespace, pair: str) -> list[Entry]:
     ways = [(kind, transport) for transport in TRANSPORTS for kind in (*LATENCY, *(["rust"] if pair else []))]
+    pinned = [(kind, transport, "pinned") for transport in TRANSPORTS for kind in PINNED] if CORES > 1 else []
     times: dict[Any, list[tuple[float, float]]] = defaultdict(list)
     messages = 1_000 if options.quick else 4_000
-    for _, (kind, transport) in rounds(options.rounds, ways):
-        out = child("latency", kind, transport, messages, pair or "-")
-        times[kind, transport].append((out["p50"], out["p99"]))
+    for _, (kind, transport, *place) in rounds(options.rounds, [*ways, *pinned]):
+        out = child("latency", kind, transport, messages, pair or "-", *place)
+        times[kind, transport, *place].append((out["p50"], out["p99"]))
     print("\nlatency: us one way at 2,000 messages/s, median of the rounds' p50 and p99")
     middle = {way: tuple(median(part) for part in zip(*found, strict=True)) for way, found in times.items()}
     for kind, transport in ways:
         print(
             f"  {NAMES[kind]:<52} {transport:<4}  {middle[kind, transport][0]:>7.1f}  {middle[kind, transport][1]:>8.1f}"
         )
+    for kind, transport, place in pinned:
+        name, (p50, p99) = f"{NAMES[kind]}, {place}", middle[kind, transport, place]
+        print(f"  {name:<60} {transport:<4}  {p50:>7.1f}  {p99:>8.1f}")
     entries = []
     for transport in TRANSPORTS:
         p50, p99 = middle["ours", transport]
@@ -175,6 +182,12 @@ def latency(options: argparse.Namespace, pair: str) -> list[Entry]:
         raw = middle["ours_raw", transport][0]
         other = middle["uvloop", transport][0]
         entries.append(entry(f"F2/raw_{transport}_p50", f"{path}, p50, client: socket and split", raw, other, "uvloop"))
+        if pinned:
+            path = f"{path}, p50, publisher and client on one core each"
+            other = middle["uvloop", transport, "pinned"][0]
+            for kind, id_, words in (("ours", "pinned", "records"), ("ours_raw", "pinned_raw", "bytes handed over")):
+                mine = middle[kind, transport, "pinned"][0]
+                entries.append(entry(f"F2/{id_}_{transport}_p50", f"{path}, {words}", mine, other, NAMES["uvloop"]))
     entries.append(
         entry(
             "F2/unix_below_tcp", "one-way latency p50, Unix socket against TCP, us", middle["ours", "unix"][0],
@@ -233,6 +246,8 @@ def codec(options: argparse.Namespace, pair: str) -> list[Entry]:
     for what, path, peers in (
         ("encode_into", "a trade into a caller's buffer, ns", (("struct", 1 / 1.1), ("msgspec", None))),
         ("quote_into", "a quote into a caller's buffer, ns", (("struct", 1 / 1.1),)),
+        ("trades_into", "trades of a batch into a caller's buffer, ns each", (("struct", 1 / 1.1),)),
+        ("quotes_into", "quotes of a batch into a caller's buffer, ns each", (("struct", 1 / 1.1),)),
         ("encode", "a trade to bytes, ns", (("struct", None), ("msgspec", None), ("sbe", None))),
         ("decode", "a trade from bytes, ns", (("struct", None), ("msgspec", None), ("sbe", None))),
         ("book_encode", "a book of 20 x 20 to bytes, ns", (("struct", None), ("msgspec", None))),
@@ -243,6 +258,10 @@ def codec(options: argparse.Namespace, pair: str) -> list[Entry]:
             if f"{peer} {what}" in middle and f"ours {what}" in middle:
                 ours, other = middle[f"ours {what}"], middle[f"{peer} {what}"]
                 found.append(entry(f"S1/{what}_{peer}", path, ours, other, peer, target))
+    for what, single in (("trades", "encode"), ("quotes", "quote")):
+        path = f"{what} of a batch into a caller's buffer beside single calls that write always the same place, ns each"
+        ours, other = middle[f"ours {what}_into"], middle[f"struct {single}_into"]
+        found.append(entry(f"S1/{what}_into_struct_in_place", path, ours, other, "struct", 1 / 1.1))
     if "ours columns" in middle:
         path = "trades to numpy columns, ns a record"
         found.append(entry("S1/columns", path, middle["ours columns"], 30.0, "the target of 30 ns (native)", None))

@@ -1,7 +1,8 @@
 """S1: a trade and a book to bytes and back; ours, bare struct calls, msgspec and the package ``sbe``.
 
 ``struct`` is the floor of pure Python: one precompiled call with the record's fields written out in line, no function
-around it. ``msgspec`` writes MessagePack with the same fields. ``sbe`` encodes the fixed fields with a schema of the
+around it; ``trades_into`` and ``quotes_into`` write a batch (of ours: ``encode_many_into``), the others one record
+always to the same place. No struct call looks whether a trade's id is its number, as ours do. ``msgspec`` writes MessagePack with the same fields. ``sbe`` encodes the fixed fields with a schema of the
 same layout; it knows no variable text, so it leaves the id out. What each made is decoded and compared outside the clock.
 """
 
@@ -69,6 +70,8 @@ def _ours(count: int) -> dict[str, float]:
         for record in quotes:
             encode_into(record, buffer, 0, 1, 5, 0, 0, 0)
 
+    page_of_many = bytearray(COUNT * 128)
+
     def all_() -> None:
         for record in records:
             encode(record, 1, 5)
@@ -81,6 +84,8 @@ def _ours(count: int) -> dict[str, float]:
     result = {
         "encode_into": measure(into, count, COUNT),
         "quote_into": measure(quoted, count, COUNT),
+        "trades_into": measure(lambda: codec.encode_many_into(records, page_of_many, 0, 1, 5), count, COUNT),
+        "quotes_into": measure(lambda: codec.encode_many_into(quotes, page_of_many, 0, 1, 5), count, COUNT),
         "encode": measure(all_, count, COUNT),
         "decode": measure(back, count, COUNT),
         "book_encode": measure(lambda: encode(delta, 1, 5), count // 4, 1),
@@ -92,6 +97,9 @@ def _ours(count: int) -> dict[str, float]:
     assert [decode(frame, "binance-spot", "BTCUSDT") for frame in views] == records
     assert decode(view, "v", "S") == delta
     assert codec.decode(buffer[: encode_into(quotes[3], buffer, 0, 1, 5, 0, 0, 0)], "v", "S") == quotes[3]
+    for batch in (records, quotes):
+        end = codec.encode_many_into(batch, page_of_many, 0, 1, 5)
+        assert page_of_many[:end] == b"".join(encode(record, 1, n) for n, record in enumerate(batch, 5))
     columns = codec.columns(many, Template.TRADE)
     assert columns["price"].tolist() == [record.price for record in records] * 50
     return result
@@ -140,6 +148,29 @@ def _struct(count: int) -> dict[str, float]:
                 r.ask_price, r.ask_quantity,
             )  # fmt: skip
 
+    room = bytearray(COUNT * 128)
+
+    def trades_moving() -> None:
+        """The same call as in ``into``, each record at its own place with its own number."""
+        at, seq, side = 0, 5, SIDE
+        for r in records:
+            pack_into(
+                room, at, prefix, seq, r.ts_event, r.ts_recv, 1, 0, r.flags, 0, r.price, r.quantity,
+                r.trade_seq, side[r.side], 1, 0,
+            )  # fmt: skip
+            at += 74
+            seq += 1
+
+    def quotes_moving() -> None:
+        at, seq = 0, 5
+        for r in quotes:
+            quote_into(
+                room, at, prefix, seq, r.ts_event, r.ts_recv, 1, 0, r.flags, 0, r.seq, r.bid_price, r.bid_quantity,
+                r.ask_price, r.ask_quantity,
+            )  # fmt: skip
+            at += 86
+            seq += 1
+
     def page() -> bytes:
         bids, asks = delta.bids, delta.asks
         head = BOOK.pack(
@@ -164,6 +195,8 @@ def _struct(count: int) -> dict[str, float]:
     return {
         "encode_into": measure(into, count, COUNT),
         "quote_into": measure(quoted, count, COUNT),
+        "trades_into": measure(trades_moving, count, COUNT),
+        "quotes_into": measure(quotes_moving, count, COUNT),
         "encode": measure(all_, count, COUNT),
         "decode": measure(back, count, COUNT),
         "book_encode": measure(page, count // 4, 1),

@@ -1,7 +1,7 @@
 """One measurement of benchmarks/server.py in a process of its own; prints one JSON line.
 
     server_run.py fanout KIND TRANSPORT CLIENTS MESSAGES PAIR     CPU seconds of the publisher
-    server_run.py latency KIND TRANSPORT MESSAGES PAIR            p50 and p99 in us
+    server_run.py latency KIND TRANSPORT MESSAGES PAIR [PLACE]    p50 and p99 in us; PLACE: free, pinned
     server_run.py receive KIND TRANSPORT MESSAGES                 CPU seconds of the client
     server_run.py codec WAY COUNT                                 ns by what was done
     server_run.py stop KIND TRANSPORT STOPPED MESSAGES            p50 in us of nine clients beside a tenth
@@ -35,7 +35,8 @@ PATIENCE = 60.0  # seconds without anything new, after which a run has failed
 def other(*arguments: object, stdin: Any = None, stdout: Any = subprocess.PIPE) -> subprocess.Popen[bytes]:
     """Start a process of the other side."""
     command = [sys.executable, str(Path(__file__).resolve()), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=stdout, stdin=stdin)
+    # Without a buffer: of two lines that come at once the second would be in it, where no select sees it.
+    return subprocess.Popen(command, stdout=stdout, stdin=stdin, bufsize=0)
 
 
 def say(words: str) -> None:
@@ -250,7 +251,11 @@ async def _publish_ticks(publisher: Any, messages: int, ticks: Ticks) -> None:
     loop.remove_reader(ticks.pipe.fileno())
 
 
-async def _latency(kind: str, transport: str, messages: int) -> dict[str, Any]:
+def _pin(core: int) -> None:
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
+
+
+async def _latency(kind: str, transport: str, messages: int, place: str) -> dict[str, Any]:
     from server_peers import PUBLISHERS
     from server_work import fresh
 
@@ -259,11 +264,14 @@ async def _latency(kind: str, transport: str, messages: int) -> dict[str, Any]:
         publisher = PUBLISHERS["ours" if kind == "ours_raw" else kind]()
         await publisher.open(address)
         ticks = Ticks(messages)
-        client = other("client", kind, address, messages)
+        client = other("client", kind, address, messages, place)
         assert client.stdout is not None
         try:
             await line(client.stdout)
             await known(publisher, 1)
+            if place == "pinned":  # what says the ticks stays with the publisher, as what an exchange sends would
+                _pin(0)
+                os.sched_setaffinity(ticks.process.pid, os.sched_getaffinity(0))
             await asyncio.sleep(0.2)
             await _publish_ticks(publisher, messages, ticks)
             out = json.loads(await line(client.stdout))
@@ -281,21 +289,23 @@ def percentiles(found: list[int]) -> dict[str, Any]:
     return {"p50": kept[len(kept) // 2] / 1000, "p99": kept[len(kept) * 99 // 100] / 1000, "count": len(found)}
 
 
-def client(kind: str, address: str, messages: str) -> None:
+def client(kind: str, address: str, messages: str, place: str) -> None:
     from server_peers import latency_client
 
+    if place == "pinned":
+        _pin(-1)
     found = latency_client(kind, address, int(messages), lambda: say("ready"))
     assert len(found) == int(messages)
     say(json.dumps(percentiles(found)))
     time.sleep(60)
 
 
-def latency(kind: str, transport: str, messages: str, pair: str) -> dict[str, Any]:
+def latency(kind: str, transport: str, messages: str, pair: str, place: str = "free") -> dict[str, Any]:
     from server_peers import run_on
 
     if kind == "rust":
         return _rust_latency(transport, int(messages), pair)
-    return dict(run_on(kind, _latency(kind, transport, int(messages))))
+    return dict(run_on(kind, _latency(kind, transport, int(messages), place)))
 
 
 def _rust_latency(transport: str, messages: int, pair: str) -> dict[str, Any]:

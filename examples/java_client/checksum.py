@@ -1,6 +1,6 @@
 """The Python twin of the Java client: the same checksum over every field of every record.
 
-    python checksum.py HOST PORT COUNT TOPIC...     the token is taken from CMD_TOKEN
+    python checksum.py tcp:HOST:PORT COUNT TOPIC...     the token is taken from CMD_TOKEN
 
 Numbers are 8 bytes, little-endian (doubles by their bits), texts their length and their UTF-8 bytes, groups their
 count and their entries. It works on records, after the codec, so that it checks what programs get to see.
@@ -33,6 +33,7 @@ from cmd_server import codec
 from cmd_server.errors import RefusedError
 from cmd_server.framing import Splitter
 from cmd_server.messages import Bye, Hello, Login, Policy, Reject, Subscribe
+from cmd_server.transport import Address
 
 NONE = -(1 << 63)
 SIDES = {"unknown": 0, "buy": 1, "sell": 2}
@@ -109,11 +110,11 @@ def _fields(r: Record) -> bytes:
             return struct.pack("<qq", _or_none(r.expiry), r.inverse) + _text(*names, *numbers)
 
 
-def run(host: str, port: int, count: int, topics: list[str]) -> Checksum:
+def run(address: str, count: int, topics: list[str]) -> Checksum:
     """Log in, subscribe, and add up the first ``count`` records."""
     checksum = Checksum()
     splitter = Splitter()
-    with socket.create_connection((host, port)) as connection:
+    with socket.create_connection(Address.parse(address).host_port()[:2]) as connection:
         while checksum.messages < count:
             data = connection.recv(1 << 18)
             if not data:
@@ -139,6 +140,6 @@ def run(host: str, port: int, count: int, topics: list[str]) -> Checksum:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 5:
-        raise SystemExit("usage: checksum.py HOST PORT COUNT TOPIC...")
-    print(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))
+    if len(sys.argv) < 4:
+        raise SystemExit("usage: checksum.py tcp:HOST:PORT COUNT TOPIC...")
+    print(run(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))

@@ -53,6 +53,73 @@ def test_into_a_buffer_are_the_same_bytes_and_nothing_beside_them(record: Record
         assert bytes(buffer) == b"\xaa" * offset + frame + b"\xaa" * spare
 
 
+_runs = st.one_of(
+    st.lists(world.records, max_size=5),
+    st.lists(world.trades, max_size=8),
+    st.lists(world.numbered, max_size=8),
+    st.lists(world.quotes, max_size=8),
+)
+
+
+@given(_runs, st.integers(0, 40), st.integers(0, 300))
+@example([replace(TRADE, trade_id="null", trade_seq=None)], 0, 0)
+@example([TRADE, replace(TRADE, trade_id="1,2", trade_seq=1), replace(TRADE, trade_id="3", trade_seq=2)], 0, 0)
+@example([replace(TRADE, trade_id="1,2", trade_seq=1), replace(TRADE, trade_id="", trade_seq=2)], 0, 0)
+@example([replace(TRADE, trade_id="true", trade_seq=True)], 0, 0)
+@example([TRADE, replace(TRADE, trade_id="012")], 0, 0)
+@example([replace(TRADE, trade_id="x" * 65_534), replace(TRADE, trade_id="é" * 70, trade_seq=None)], 0, 0)
+@example([TRADE, replace(TRADE, flags=0), replace(TRADE, flags=63, side="unknown")], 3, 1)
+def test_many_at_once_are_the_same_bytes(records: list[Record], offset: int, spare: int) -> None:
+    frames = [codec.encode(record, 7, seq, 2, 64, 3) for seq, record in enumerate(records, 9)]
+    assert codec.encode_many(records, 7, 9, 2, 64, 3) == frames
+    data = b"".join(frames)
+    for buffer in (bytearray(b"\xaa" * (offset + len(data) + spare)), memoryview(bytearray(offset + len(data)))):
+        before = bytes(buffer)
+        end = codec.encode_many_into(tuple(records), buffer, offset, 7, 9, 2, 64, 3)
+        assert bytes(buffer) == before[:offset] + data + before[end:]
+        assert end == offset + len(data)
+
+
+@given(_runs.filter(len), st.integers(0, 9), st.integers(1, 400))
+def test_a_buffer_too_short_for_many_stays_as_it_is(records: list[Record], offset: int, missing: int) -> None:
+    size = max(0, offset + sum(map(len, codec.encode_many(records, 7, 9))) - missing)
+    buffer = bytearray(b"\xaa" * size)
+    with pytest.raises(WireError, match=rf"buffer of {size} bytes is too short"):
+        codec.encode_many_into(records, buffer, offset, 7, 9)
+    assert buffer == b"\xaa" * size
+    with pytest.raises(WireError, match="too short"):
+        codec.encode_many_into(records, bytearray(100_000), -1, 7, 9)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(TRADE, trade_seq=1 << 63, trade_id=str(1 << 63)),
+        replace(TRADE, trade_seq="5,6"),  # type: ignore[arg-type]
+        replace(TRADE, trade_id="x" * 65_535),
+        replace(TRADE, flags=None),  # type: ignore[arg-type]
+        replace(TRADE, flags=256),
+        replace(TRADE, side="none"),  # type: ignore[arg-type]
+        replace(TRADE, price="1"),  # type: ignore[arg-type]
+        replace(TRADE, trade_id="\ud800"),
+        Quote(1, 2, "v", "s", 1 << 63, 1.0, 2.0, 3.0, 4.0),
+        Quote(1, 2, "v", "s", None, 1.0, 2.0, 3.0, 4.0),  # type: ignore[arg-type]
+        "no record",
+    ],
+)
+def test_one_among_many_that_fits_no_message_is_the_same_error(wrong: Any) -> None:
+    fine: Record = Quote(1, 2, "v", "s", 3, 1.0, 2.0, 3.0, 4.0) if isinstance(wrong, Quote) else TRADE
+    for records in ([wrong], [fine, wrong, fine]):
+        with pytest.raises(WireError) as one:
+            codec.encode(wrong, 7, 9)
+        with pytest.raises(WireError) as many:
+            codec.encode_many(records, 7, 9)
+        assert str(many.value) == str(one.value)
+    for head in ((1 << 32, 1), (1, -1), (1, 1, 65_536), (1, 1, 0, 256), (1, 1, 0, 0, 256)):
+        with pytest.raises(WireError):
+            codec.encode_many([fine, fine], *head)
+
+
 @given(world.records, st.integers(0, 9), st.integers(1, 400))
 def test_a_buffer_too_short_is_one_error_and_never_grows(record: Record, offset: int, missing: int) -> None:
     size = max(0, offset + len(codec.encode(record, 7, 9)) - missing)
@@ -107,7 +174,7 @@ def test_sides_without_a_copy_are_views_of_the_frame() -> None:
 def test_the_layout_is_the_documented_one() -> None:
     frame = codec.encode(replace(TRADE, trade_id="x", trade_seq=None), 9, 77, 3, 64, BookFlag.LIVE)
     block = struct.pack("<QqqIHBBddqBB", 77, 5, 6, 9, 3, 72, 3, 1.5, 2.5, -(1 << 63), 1, 0)
-    assert frame == struct.pack(">IH", 75, 0xEB50) + struct.pack("<HHHH", 58, 2, 7100, 1) + block + b"\x01\0x"
+    assert frame == struct.pack(">IH", 75, 0xEB50) + struct.pack("<HHHH", 58, 2, 7100, 2) + block + b"\x01\0x"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +228,13 @@ def complaint(frame: bytes) -> str:
     except WireError as error:
         return str(error)
     return ""
+
+
+def test_a_trade_without_the_length_of_its_id_is_cut() -> None:
+    frame = codec.encode(TRADE, 1, 1)
+    for size in (len(frame) - 1, len(frame) - 2):
+        with pytest.raises(WireError):
+            codec.decode(frame[:size], "v", "s")
 
 
 @given(world.frames, st.data())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmd_server.datagrams import FRAGMENT, HEARTBEAT, MAX_DATAGRAM, Packer, PacketOrder, unpack
+from cmd_server.datagrams import FRAGMENT, HEADER, HEARTBEAT, MAX_DATAGRAM, Packer, PacketOrder, unpack
 from cmd_server.errors import FrameError
 
 HUGE = 10**18
@@ -55,6 +55,26 @@ def test_what_is_packed_comes_out_whatever_the_order(lengths: list[list[int]], s
     assert out == [f for b in batches for f in b]
     assert order.lost == 0
     assert order.doubles == len([d for d in arriving if not unpack(d).flags & HEARTBEAT]) - len(datagrams) + 1
+
+
+@given(LENGTHS, st.lists(st.integers(64, 9000), min_size=1, max_size=4))
+def test_packets_are_as_large_as_the_medium_takes_also_where_that_changes(
+    lengths: list[list[int]], sizes: list[int]
+) -> None:
+    batches = batches_of(lengths)
+    packer = Packer(7, sizes[0])
+    order = PacketOrder()
+    out: list[bytes] = []
+    for n, batch in enumerate(batches):
+        packer.body = body = sizes[n % len(sizes)]
+        packets = packer.pack(batch, 5)
+        assert all(len(p) <= HEADER + body for p in packets)
+        if sum(map(len, batch)) <= body:
+            assert len(packets) == min(1, len(batch))
+        for packet in packets:
+            out += order.take(unpack(packet), 0)
+    assert out == [f for b in batches for f in b]
+    assert (order.lost, order.doubles) == (0, 0)
 
 
 @given(LENGTHS, st.integers(0, 1 << 32), st.integers(1, 20))

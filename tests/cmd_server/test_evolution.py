@@ -1,4 +1,4 @@
-"""Old clients read new servers, new clients old ones: every message, against a version 2 made of the schema."""
+"""Old clients read new servers, new clients old ones: every message, against the version before and one made of the schema."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cmd_server.decoder import adapt
 from cmd_server.errors import WireError
 from cmd_server.formats import COMMON, HEADER, LAYOUTS, NULL_INT, SOFH
 from cmd_server.framing import Splitter
-from cmd_server.messages import Template
+from cmd_server.messages import Diverted, Template
 
 ratios = st.lists(world.floats, max_size=3).map(tuple)
 
 
-def test_the_second_version_is_what_it_claims() -> None:
-    ours, theirs = schema.read(schema.text()), schema.read(world.second_version())
-    assert (ours.version, theirs.version) == (1, 2)
+def test_the_next_version_is_what_it_claims() -> None:
+    ours, theirs = schema.read(schema.text()), schema.read(world.next_version())
+    assert (ours.version, theirs.version) == (2, 3)
     assert {m.template for m in theirs.messages} == {m.template for m in ours.messages} | {world.NEW_TEMPLATE}
     for message in ours.messages:
-        old, new = message.layout(1), world.second_layouts()[message.template]
+        old, new = message.layout(2), world.next_layouts()[message.template]
         assert new.format == old.format + "qd"
         assert new.groups[: len(old.groups)] == old.groups
         assert new.data == (*old.data, "note")
@@ -56,7 +56,7 @@ def test_an_old_server_reads_the_requests_of_a_new_client(message: Any, note: st
 @given(world.frames)
 def test_a_new_reader_fills_in_what_an_old_writer_lacks(frame: bytes) -> None:
     template = codec.head(frame).template
-    ours, theirs = LAYOUTS[template], world.second_layouts()[template]
+    ours, theirs = LAYOUTS[template], world.next_layouts()[template]
     new = adapt(frame, theirs)
     assert new[SOFH:HEADER] == theirs.header[2:]
     values = struct.unpack_from(f"<{COMMON}{theirs.format}", new, HEADER)
@@ -122,3 +122,47 @@ def test_a_block_shorter_than_that_of_any_version_is_an_error(block: int) -> Non
     frame[6:8] = block.to_bytes(2, "little")
     with pytest.raises(WireError, match="block of"):
         codec.decode(frame, "v", "s")
+
+
+# -- the version before: it had every message but Divert and Diverted, with the same layouts
+
+FIRST_TEMPLATES = {*range(1, 11), *range(20, 26), *range(40, 45)}
+
+
+def written_by_version_1(frame: bytes) -> bytes:
+    """What a program of version 1 writes: all but the number of the version was the same."""
+    assert frame[12:14] == b"\2\0"
+    return frame[:12] + b"\1\0" + frame[14:]
+
+
+def test_version_2_added_two_messages_and_changed_none() -> None:
+    messages = schema.read(schema.text()).messages
+    assert {m.template for m in messages if m.since < 2} == FIRST_TEMPLATES
+    assert {m.name for m in messages if m.since == 2} == {"Divert", "Diverted"}
+    for message in messages:
+        parts = [*message.fields, *message.groups, *message.data]
+        assert all(part.since == 0 for part in parts), message.name
+        assert message.layout(2).nulls == b""
+        assert message.layout(2).tail == ()
+
+
+@given(world.frames)
+def test_frames_of_version_1_are_read_as_they_were_meant(frame: bytes) -> None:
+    old = written_by_version_1(frame)
+    template = codec.head(old).template
+    assert adapt(old, LAYOUTS[template]) == frame
+    if template in codec.RECORD_TEMPLATES:
+        assert codec.decode(old, "v", "s") == codec.decode(frame, "v", "s")
+    elif template in codec.SERVICE_TEMPLATES:
+        assert codec.decode_service(old) == codec.decode_service(frame)
+    else:
+        assert codec.decode_request(old) == codec.decode_request(frame)
+
+
+def test_a_client_of_version_1_skips_what_it_does_not_know() -> None:
+    """It knows templates by their number; Diverted comes only to who has asked for it."""
+    trade = Trade(1, 2, "v", "s", "1", 1, 1.0, 2.0, "buy")
+    stream = codec.encode_service(Diverted(1, "aeron:ipc?stream=1&session=2")) + codec.encode(trade, 1, 1)
+    found = [codec.head(frame).template for frame in Splitter().feed(stream)]
+    assert found == [Template.DIVERTED, Template.TRADE]
+    assert [template for template in found if template in FIRST_TEMPLATES] == [Template.TRADE]

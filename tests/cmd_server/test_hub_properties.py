@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from hub_world import T0, Reader, S, delta, quote, same, snapshot, status, trade, world
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from cmd_common.orderbook import OrderBook
-from cmd_common.records import Record
+from cmd_common.records import Record, Trade
 from cmd_common.sequence import BookState
+from cmd_server import codec
+from cmd_server.hub import Hub
 from cmd_server.messages import Kind, Policy, Unsubscribe
 
 SYMBOLS = ("A", "B")
@@ -184,3 +187,71 @@ class HubMachine(RuleBasedStateMachine):
 
 HubMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestHub = HubMachine.TestCase
+
+
+def _readers(hub: Hub) -> list[Reader]:
+    """Clients of all policies, some of which read nothing."""
+    found = []
+    for policy in (Policy.DROP_OLDEST, Policy.DISCONNECT, Policy.CONFLATE):
+        for topics in (("trades *",), ("trades v:A", "candles@1s v:B", "quotes *"), ("trades v:B",)):
+            reader = Reader(hub)
+            reader.subscribe(*topics, policy=policy, queue=100)
+            found.append(reader)
+    return found
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("AB"), st.sampled_from(("trade", "trade", "text", "quote")), st.integers(1, 90)),
+        max_size=12,
+    ),
+    st.lists(st.integers(0, 8), max_size=6),
+    st.integers(50, 4_000),
+)
+def test_a_run_of_trades_is_sent_as_its_records_one_by_one(
+    runs: list[tuple[str, str, int]], busy: list[int], portion: int
+) -> None:
+    one, many = world(replay_messages=70), world(replay_messages=70)
+    one._on_trades = lambda trades: [one._on_trade(each) for each in trades]  # type: ignore[method-assign,assignment,return-value]
+    pairs = list(zip(_readers(one), _readers(many), strict=True))
+    n = 0
+    for symbol, what, count in runs:
+        records: list[Record] = []
+        for _ in range(count):
+            n += 1
+            made = quote(n, symbol=symbol) if what == "quote" else trade(n, symbol=symbol, ts=T0 + n * S // 10)
+            records.append(replace(made, trade_id=f"id {n}") if what == "text" and isinstance(made, Trade) else made)
+        one.publish(records, T0 + n)
+        many.publish(records, T0 + n)
+        many.check()
+        for number, (left, right) in enumerate(pairs):
+            if number not in busy:
+                assert [*left.read(portion)] == [*right.read(portion)]
+    for left, right in pairs:
+        assert [*left.read()] == [*right.read()]
+        assert left.positions == right.positions
+        assert left.bye == right.bye
+        assert left.client.counters == right.client.counters
+    assert [s.ring for s in one.streams.values()] == [s.ring for s in many.streams.values()]
+    assert (one.counters.messages, one.counters.bytes) == (many.counters.messages, many.counters.bytes)
+
+
+def test_what_many_clients_take_at_once_is_one_object() -> None:
+    hub = world()
+    readers = [Reader(hub) for _ in range(3)]
+    for reader in readers:
+        reader.subscribe("trades *")
+    hub.publish([trade(1)], T0)
+    for reader in readers:
+        reader.drain()
+    hub.publish([trade(n) for n in range(2, 9)], T0)
+    first, second, third = (reader.client.take(1 << 20) for reader in readers)
+    assert first is second
+    assert third is second
+    assert [codec.head(frame).seq for frame in first] == list(range(2, 9))
+    assert {reader.client.counters.bytes for reader in readers} == {readers[0].client.counters.bytes}
+    hub.publish([trade(9), trade(10)], T0)
+    small = readers[0].client.take(1)
+    assert len(small) == 1
+    assert len(readers[1].client.take(1 << 20)) == 2
+    hub.check()

@@ -228,6 +228,48 @@ def test_a_group_that_falls_silent_is_left_for_the_connection_until_it_speaks_ag
     assert not w.mirror.gaps
 
 
+def test_a_group_that_cannot_be_heard_is_left_at_once_and_followed_when_it_speaks_again() -> None:
+    w = started("trades *", "book *")
+    w.silent = True
+    w.publish(trade(2), delta(2, [(99.0, 2.0)]))
+    w.step()
+    w.merger.deaf(w.now)
+    w.collect()
+    w.run(20)
+    assert w.merger.state is State.ATTACHED
+    assert same(w.mirror.book(), w.hub.books["v:A"])
+    w.publish(trade(3))
+    w.run(100)
+    assert w.merger.state is State.ATTACHED  # nothing was heard yet
+    w.silent = False
+    w.run(200)
+    assert w.merger.state is State.DETACHED
+    w.publish(trade(4))
+    w.run(20)
+    seqs = w.mirror.seqs(Kind.TRADES)
+    assert seqs == list(range(seqs[0], w.hub.streams[(1, Kind.TRADES, 0)].seq + 1))  # type: ignore[index]
+    assert not w.mirror.gaps
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_deafness_may_come_at_any_step_of_the_switch(steps: int) -> None:
+    w = World("trades *", "book *")
+    w.publish(snapshot(1), trade(1))
+    w.start("trades *", "book *")
+    for n in range(2, 40):
+        w.publish(trade(n), delta(n, [(99.0, n)]))
+        if n - 2 == steps:
+            w.merger.deaf(w.now)
+            w.collect()
+        w.step()
+    w.run(300)
+    assert w.merger.state is State.DETACHED
+    seqs = w.mirror.seqs(Kind.TRADES)
+    assert seqs == list(range(seqs[0], w.hub.streams[(1, Kind.TRADES, 0)].seq + 1))  # type: ignore[index]
+    assert same(w.mirror.book(), w.hub.books["v:A"])
+    w.mirror.check_complete()
+
+
 def test_what_the_server_no_longer_has_is_told_as_a_gap() -> None:
     w = started("trades *", "book *", limits=Limits(heartbeat=S, idle=10**9 * S, login=10**9 * S, replay_messages=4))
     w.silent = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import threading
@@ -19,6 +20,7 @@ from cmd_server import codec
 from cmd_server.errors import ConnectionBrokenError, ServerError
 from cmd_server.framing import Splitter
 from cmd_server.limits import Limits
+from cmd_server.links import BlockingSocketLink
 from cmd_server.messages import Login, Policy, Subscribe, Template
 from cmd_server.security import authorizer, loopback
 from cmd_server.server import Server
@@ -397,3 +399,56 @@ def test_the_link_of_a_closed_descriptor_never_touches_anothers() -> None:
                 os.close(write)
 
     run("asyncio", main())
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_blocking_link_waits_as_long_as_it_is_told(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a second object that waits, and where the system has no descriptor left for it."""
+    near, far = socket.socketpair()
+    if not left:
+        monkeypatch.setattr(socket.socket, "dup", lambda _: (_ for _ in ()).throw(OSError(errno.EMFILE, "none left")))
+    link = BlockingSocketLink(near, "test")
+    monkeypatch.undo()
+    buffer = memoryview(bytearray(10))
+    for seconds in (0.0, 0.01, 0.0, 0.02):
+        with pytest.raises(TimeoutError):
+            link.receive_into(buffer, seconds)
+    monkeypatch.setattr("cmd_server.links._LONG", 0.01)  # so that it has to wait again and again
+    later = threading.Timer(0.1, far.send, (b"abc",))
+    later.start()
+    assert link.receive_into(buffer) == 3
+    link.send(b"x" * 10)
+    assert far.recv(20) == b"x" * 10
+    far.send(b"de")
+    assert link.receive_into(buffer, 0.0) == 2
+    later.join()
+    later = threading.Timer(0.1, link.close)
+    later.start()
+    assert link.receive_into(buffer) == 0
+    later.join()
+    assert near.fileno() == -1
+    assert far.recv(1) == b""  # no other descriptor keeps it open
+    assert link.receive_into(buffer, 0.0) == 0
+    far.close()
+
+
+def test_a_connection_that_times_out_is_broken() -> None:
+    near, far = socket.socketpair()
+    link = BlockingSocketLink(near, "test")
+
+    class Gone:
+        def settimeout(self, seconds: float) -> None:
+            pass
+
+        def recv_into(self, buffer: memoryview) -> int:
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+        close = near.close
+
+    assert link._waiting is not None
+    link._waiting.close()
+    link._waiting = Gone()  # type: ignore[assignment]
+    with pytest.raises(ConnectionBrokenError, match="test: no answer in time"):
+        link.receive_into(memoryview(bytearray(1)), 1.0)
+    link.close()
+    far.close()

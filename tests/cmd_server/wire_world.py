@@ -1,4 +1,4 @@
-"""Records, answers and requests of every kind, and a version 2 of the schema that is made of the real one."""
+"""Records, answers and requests of every kind, and a version 3 of the schema that is made of the real one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cmd_common.records import (
     AggregatedBook,
@@ -26,6 +27,8 @@ from cmd_server.formats import COMMON_SIZE, HEADER, LAYOUTS, NULL_INT, SOFH, Lay
 from cmd_server.messages import (
     Ack,
     Bye,
+    Divert,
+    Diverted,
     Heartbeat,
     Hello,
     Login,
@@ -71,6 +74,7 @@ agg_trades = st.builds(
     lambda a, b, i, x, y, p, q, s, f: AggTrade(a, b, "v", "s", *i, x, y, p, q, s, f),
     *(*names[:2], _ids(), integers, integers, floats, floats, sides, flags),
 )
+numbered = trades.map(lambda r: r if r.trade_seq is None else replace(r, trade_id=str(r.trade_seq)))
 quotes = st.builds(Quote, *names, integers, floats, floats, floats, floats, flags)
 snapshots = st.builds(BookSnapshot, *names, integers, integers, u32, u32, packed, packed, flags)
 deltas = st.builds(BookDelta, *names, integers, integers, integers, packed, packed, flags)
@@ -95,6 +99,7 @@ services = st.one_of(
     st.builds(StreamGap, u32, st.integers(0, 8), st.integers(0, 65_535), u64, u64, words),
     st.builds(Heartbeat, integers, u32),
     st.builds(Bye, words, words),
+    st.builds(Diverted, u32, words),
 )
 positions = st.builds(Position, u32, st.integers(0, 8), st.integers(0, 65_535), u64)
 requests = st.one_of(
@@ -103,6 +108,7 @@ requests = st.one_of(
     st.builds(Unsubscribe, u32, topics),
     st.builds(Resume, u32, u64, topics, st.lists(positions, max_size=5).map(tuple), policies, u32),
     st.builds(Ping, integers),
+    st.builds(Divert, u32, words),
 )
 frames = st.one_of(
     records.map(lambda r: codec.encode(r, 7, 99, 3, 64, 3)),
@@ -111,24 +117,24 @@ frames = st.one_of(
 )
 
 NEW_TEMPLATE = 99
-_FIELDS = """    <field name="later" id="90" type="OptInt64" sinceVersion="2"/>
-    <field name="laterStill" id="91" type="double" sinceVersion="2"/>
+_FIELDS = """    <field name="later" id="90" type="OptInt64" sinceVersion="3"/>
+    <field name="laterStill" id="91" type="double" sinceVersion="3"/>
 """
-_GROUP = """    <group name="more" id="92" dimensionType="groupSizeEncoding" sinceVersion="2">
+_GROUP = """    <group name="more" id="92" dimensionType="groupSizeEncoding" sinceVersion="3">
       <field name="ratio" id="93" type="double"/>
     </group>
 """
-_TEXT = '    <data name="note" id="95" type="varString" sinceVersion="2"/>\n'
-_NEW = f"""  <sbe:message name="News" id="{NEW_TEMPLATE}" sinceVersion="2">
+_TEXT = '    <data name="note" id="95" type="varString" sinceVersion="3"/>\n'
+_NEW = f"""  <sbe:message name="News" id="{NEW_TEMPLATE}" sinceVersion="3">
     <field name="common" id="1" type="Common"/>
     <data name="headline" id="2" type="varString"/>
   </sbe:message>
 """
 
 
-def second_version() -> str:
+def next_version() -> str:
     """The schema of a later server: every message has more fields and a text, some a group, and one is new."""
-    found = re.sub(r'(<sbe:messageSchema[^>]*) version="1"', r'\1 version="2"', schema.text(), count=1)
+    found = re.sub(r'(<sbe:messageSchema[^>]*) version="2"', r'\1 version="3"', schema.text(), count=1)
     parts = re.split(r"(  <sbe:message .*?</sbe:message>\n)", found, flags=re.DOTALL)
     for i, part in enumerate(parts):
         if part.startswith("  <sbe:message "):
@@ -143,14 +149,14 @@ def second_version() -> str:
 
 
 @cache
-def second_layouts() -> dict[int, Layout]:
-    return {m.template: m.layout(2) for m in schema.read(second_version()).messages}
+def next_layouts() -> dict[int, Layout]:
+    return {m.template: m.layout(3) for m in schema.read(next_version()).messages}
 
 
 def grown(frame: bytes, note: str = "later", ratios: tuple[float, ...] = (0.5, 2.0)) -> bytes:
-    """What a version 2 server writes where ours wrote ``frame``."""
+    """What a version 3 server writes where ours wrote ``frame``."""
     template = codec.head(frame).template
-    ours, theirs = LAYOUTS[template], second_layouts()[template]
+    ours, theirs = LAYOUTS[template], next_layouts()[template]
     end = HEADER + ours.block
     block = frame[HEADER:end] + struct.pack("<qd", -5, 1.25)
     rest = frame[end:]
@@ -163,9 +169,9 @@ def grown(frame: bytes, note: str = "later", ratios: tuple[float, ...] = (0.5, 2
 
 
 def news(text: str = "something new") -> bytes:
-    """A message of a template that only version 2 has."""
+    """A message of a template that only version 3 has."""
     raw = text.encode()
     rest = bytes(COMMON_SIZE) + len(raw).to_bytes(2, "little") + raw
-    layout = second_layouts()[NEW_TEMPLATE]
+    layout = next_layouts()[NEW_TEMPLATE]
     assert len(layout.header) == HEADER - SOFH + 2
     return (HEADER + len(rest)).to_bytes(4, "big") + layout.header + rest

@@ -16,6 +16,7 @@ from .columns import columns
 from .decoder import Frame, Head, decode, decode_request, decode_service, head
 from .encoder import encode, encode_into, encode_request, encode_service
 from .formats import FLAGS_AT, LAYOUTS
+from .many import encode_many, encode_many_into
 
 __all__ = [
     "RECORD_TEMPLATES",
@@ -29,6 +30,8 @@ __all__ = [
     "decode_service",
     "encode",
     "encode_into",
+    "encode_many",
+    "encode_many_into",
     "encode_request",
     "encode_service",
     "head",

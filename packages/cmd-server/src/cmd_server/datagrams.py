@@ -1,4 +1,4 @@
-"""Datagrams of the multicast transport: packing and ordering, without a socket.
+"""Datagrams of the multicast transport, and packets of shared streams of Aeron: packing and ordering, without a socket.
 
 A datagram is a header of 32 bytes, little-endian, and then whole frames as on a stream socket:
 
@@ -13,7 +13,7 @@ own with the flag FRAGMENT, the first one has FIRST too and the last one LAST. N
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cmd_server.errors import FrameError
@@ -23,6 +23,7 @@ __all__ = [
     "END",
     "FIRST",
     "FRAGMENT",
+    "HEADER",
     "HEARTBEAT",
     "LAST",
     "MAX_BODY",
@@ -45,7 +46,9 @@ END: Final = 8  # with HEARTBEAT: the server stops; nothing follows
 _MAGIC: Final = b"CMDM"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<4sBBHQQq")
-MAX_BODY: Final = MAX_DATAGRAM - _HEAD.size
+HEADER: Final = _HEAD.size
+MAX_BODY: Final = MAX_DATAGRAM - HEADER
+_MOST: Final = 0xFFFF  # frames in one packet, for which there are two bytes
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -73,26 +76,34 @@ def unpack(data: bytes) -> Packet:
 
 
 class Packer:
-    """Packs frames into datagrams of one server epoch; ``seq`` is that of the next packet."""
+    """Packs frames into datagrams of one server epoch; ``seq`` is that of the next packet.
 
-    def __init__(self, epoch: int) -> None:
+    ``body`` is how many bytes of frames a packet has at most; another value holds from the next call on.
+    """
+
+    def __init__(self, epoch: int, body: int = MAX_BODY) -> None:
         self.epoch = epoch
+        self.body = body
         self.seq = 1
 
-    def pack(self, frames: Iterable[bytes], now: int) -> list[bytes]:
+    def pack(self, frames: Sequence[bytes], now: int) -> list[bytes]:
         """Return the datagrams of some frames, filled as far as they go; order is kept. O(bytes)."""
         packets: list[bytes] = []
+        body = self.body
+        if len(frames) <= _MOST and sum(map(len, frames)) <= body:
+            self._put(packets, 0, frames, now)
+            return packets
         parts: list[bytes] = []
         size = 0
         for frame in frames:
             length = len(frame)
-            if size + length > MAX_BODY:
+            if size + length > body or len(parts) == _MOST:
                 self._put(packets, 0, parts, now)
                 parts, size = [], 0
-            if length > MAX_BODY:
-                for start in range(0, length, MAX_BODY):
-                    ends = (0 if start else FIRST) | (LAST if start + MAX_BODY >= length else 0)
-                    self._put(packets, FRAGMENT | ends, [frame[start : start + MAX_BODY]], now)
+            if length > body:
+                for start in range(0, length, body):
+                    ends = (0 if start else FIRST) | (LAST if start + body >= length else 0)
+                    self._put(packets, FRAGMENT | ends, [frame[start : start + body]], now)
                 continue
             parts.append(frame)
             size += length
@@ -103,12 +114,12 @@ class Packer:
         """Return a datagram that takes no sequence; ``frames`` must fit, ValueError otherwise."""
         parts = list(frames)
         body = b"".join(parts)
-        if len(body) > MAX_BODY:
+        if len(body) > self.body:
             raise ValueError(f"{len(body)} bytes do not fit into one heartbeat")
         flags = HEARTBEAT | (END if end else 0)
         return _HEAD.pack(_MAGIC, _VERSION, flags, len(parts), self.epoch, self.seq, now) + body
 
-    def _put(self, packets: list[bytes], flags: int, parts: list[bytes], now: int) -> None:
+    def _put(self, packets: list[bytes], flags: int, parts: Sequence[bytes], now: int) -> None:
         if parts:
             head = _HEAD.pack(_MAGIC, _VERSION, flags, len(parts), self.epoch, self.seq, now)
             packets.append(head + b"".join(parts))

@@ -44,6 +44,8 @@ from .messages import (
     SCHEMA_ID,
     Ack,
     Bye,
+    Divert,
+    Diverted,
     Heartbeat,
     Hello,
     Login,
@@ -107,8 +109,9 @@ def head(frame: Frame) -> Head:
 def _known(template: int) -> tuple[Any, int]:
     """Return the call that reads message header and block, and the header that it is for."""
     layout = LAYOUTS[template]
-    dimension = "II" if layout.groups else ""  # of the first group, which is always there
-    call = struct.Struct(f"<{SOFH}xQ{COMMON}{layout.format}{dimension}").unpack_from
+    # The dimension of the first group, or the length of the first text: always there.
+    behind = "II" if layout.groups else "H" if layout.data else ""
+    call = struct.Struct(f"<{SOFH}xQ{COMMON}{layout.format}{behind}").unpack_from
     return call, int.from_bytes(layout.header[2:], "little")
 
 
@@ -118,7 +121,8 @@ _read_quote, _QUOTE = _known(Template.QUOTE)
 _read_snapshot, _SNAPSHOT = _known(Template.BOOK_SNAPSHOT)
 _read_delta, _DELTA = _known(Template.BOOK_DELTA)
 _END: Final = {template: HEADER + layout.block for template, layout in LAYOUTS.items()}
-_TRADE_END, _AGG_TRADE_END = _END[Template.TRADE], _END[Template.AGG_TRADE]
+_AGG_TRADE_END = _END[Template.AGG_TRADE]
+_TRADE_TEXT: Final = _END[Template.TRADE] + 2  # where the id begins that is no number
 _SNAPSHOT_END, _DELTA_END = _END[Template.BOOK_SNAPSHOT], _END[Template.BOOK_DELTA]
 _BLOCKS: Final = {template: struct.Struct(f"<{COMMON}{layout.format}") for template, layout in LAYOUTS.items()}
 _EXPECTED: Final = {template: layout.header[2:] for template, layout in LAYOUTS.items()}
@@ -188,10 +192,16 @@ def _integer(value: int) -> int | None:
 
 
 def _trade(frame: Frame, venue: str, symbol: str, copy: bool) -> Trade:
-    header, _, event, recv, _, _, flags, _, price, quantity, number, side, numbered = _read_trade(frame)
+    header, _, event, recv, _, _, flags, _, price, quantity, number, side, numbered, size = _read_trade(frame)
     if header != _TRADE:
         return _trade(_other(frame, Template.TRADE), venue, symbol, copy)
-    trade_id = str(number) if numbered else _strings(frame, _TRADE_END, 1)[0]
+    if numbered:
+        trade_id = str(number)
+    else:  # as _strings does it, without its list and loop: many exchanges have ids that are no numbers
+        stop = _TRADE_TEXT + size
+        if stop > len(frame):
+            raise WireError(f"a text ends {stop - len(frame)} bytes behind its frame")
+        trade_id = str(frame[_TRADE_TEXT:stop], "utf-8")
     return Trade(
         event,
         recv,
@@ -207,7 +217,7 @@ def _trade(frame: Frame, venue: str, symbol: str, copy: bool) -> Trade:
 
 
 def _agg_trade(frame: Frame, venue: str, symbol: str, copy: bool) -> AggTrade:
-    header, _, event, recv, _, _, flags, _, price, quantity, number, first, last, side, numbered = _read_agg_trade(
+    header, _, event, recv, _, _, flags, _, price, quantity, number, first, last, side, numbered, _ = _read_agg_trade(
         frame
     )
     if header != _AGG_TRADE:
@@ -427,6 +437,7 @@ _SERVICES: Final[dict[int, Callable[[_Parts], Service]]] = {
     Template.STREAM_GAP: _stream_gap,
     Template.HEARTBEAT: lambda p: Heartbeat(p.common[1], p.fields[0]),
     Template.BYE: lambda p: Bye(*p.texts(Template.BYE)),
+    Template.DIVERTED: lambda p: Diverted(p.fields[0], *p.texts(Template.DIVERTED)),
 }
 
 
@@ -483,4 +494,5 @@ _REQUESTS: Final[dict[int, Callable[[_Parts], Request]]] = {
     Template.UNSUBSCRIBE: lambda p: Unsubscribe(p.fields[0], _topics(p.frame, p.end)),
     Template.RESUME: _resume,
     Template.PING: lambda p: Ping(p.common[1]),
+    Template.DIVERT: lambda p: Divert(p.fields[0], *p.texts(Template.DIVERT)),
 }

@@ -29,6 +29,8 @@ from .formats import COMMON, HEADER, LAYOUTS, NULL_INT
 from .messages import (
     Ack,
     Bye,
+    Divert,
+    Diverted,
     Heartbeat,
     Hello,
     Login,
@@ -43,15 +45,28 @@ from .messages import (
     Unsubscribe,
 )
 
-__all__ = ["encode", "encode_into", "encode_request", "encode_service"]
+__all__ = [
+    "ENCODERS",
+    "MAX_TEXT",
+    "MISFITS",
+    "QUOTE_PREFIX",
+    "SHORT",
+    "SIDES",
+    "TRADE_PREFIX",
+    "encode",
+    "encode_into",
+    "encode_request",
+    "encode_service",
+    "too_short",
+]
 
-_SIDE: Final = {"unknown": 0, "buy": 1, "sell": 2}
+SIDES: Final = {"unknown": 0, "buy": 1, "sell": 2}
 _SOURCE: Final = {"exchange": 1, "built": 2}
 _STATE: Final = {"provisional": 1, "final": 2, "corrected": 3}
 _LEVEL: Final = 16  # bytes of a level: price and quantity
 _VENUE_LEVEL: Final = 24  # and venue
-_MAX_TEXT: Final = 65_534
-_SHORT: Final = 128  # bytes of an id up to which the call that writes it is kept
+MAX_TEXT: Final = 65_534
+SHORT: Final = 128  # bytes of an id up to which the call that writes it is kept
 _TRADE_OF: Final[dict[int, tuple[Callable[..., bytes], bytes]]] = {}  # by length of the id
 _NOTHING: Final = (0, 0, 0, 0, 0, 0, 0)
 _HEADERS: Final = {template: layout.header for template, layout in LAYOUTS.items()}  # computed by the layout each time
@@ -74,9 +89,9 @@ def _prefix(template: int, size: int) -> bytes:
     return size.to_bytes(4, "big") + _HEADERS[template]
 
 
-_TRADE, _TRADE_PREFIX = _fixed(Template.TRADE, "H")
+_TRADE, TRADE_PREFIX = _fixed(Template.TRADE, "H")
 _AGG_TRADE, _AGG_TRADE_PREFIX = _fixed(Template.AGG_TRADE, "H")
-_QUOTE, _QUOTE_PREFIX = _fixed(Template.QUOTE)
+_QUOTE, QUOTE_PREFIX = _fixed(Template.QUOTE)
 _CANDLE, _CANDLE_HEADER = _open(Template.CANDLE, "H")
 _SNAPSHOT, _SNAPSHOT_HEADER = _open(Template.BOOK_SNAPSHOT, "II")
 _DELTA, _DELTA_HEADER = _open(Template.BOOK_DELTA, "II")
@@ -94,18 +109,18 @@ _pack_dimension, _dimension_at = _DIMENSION.pack, _DIMENSION.pack_into
 
 def _trade_of(size: int) -> tuple[Callable[..., bytes], bytes]:
     """Return the call that writes a trade whose id has so many bytes, and its first fourteen bytes."""
-    if size > _MAX_TEXT:
-        raise WireError(f"a text of {size} bytes does not fit a message; {_MAX_TEXT} do")
+    if size > MAX_TEXT:
+        raise WireError(f"a text of {size} bytes does not fit a message; {MAX_TEXT} do")
     call, prefix = _fixed(Template.TRADE, f"H{size}s")
-    if size <= _SHORT:
+    if size <= SHORT:
         _TRADE_OF[size] = call.pack, prefix
     return call.pack, prefix
 
 
 def _text(value: str) -> bytes:
     raw = value.encode()
-    if len(raw) > _MAX_TEXT:
-        raise WireError(f"a text of {len(raw)} bytes does not fit a message; {_MAX_TEXT} do")
+    if len(raw) > MAX_TEXT:
+        raise WireError(f"a text of {len(raw)} bytes does not fit a message; {MAX_TEXT} do")
     return len(raw).to_bytes(2, "little") + raw
 
 
@@ -139,15 +154,15 @@ def _trade(r: Trade, instrument_id: int, seq: int, view: int, flags: int, state:
     number = r.trade_seq
     if number is not None and r.trade_id == f"{number}":
         return _pack_trade(
-            _TRADE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-            r.price, r.quantity, number, _SIDE[r.side], 1, 0,
+            TRADE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
+            r.price, r.quantity, number, SIDES[r.side], 1, 0,
         )
     text = r.trade_id.encode()
     size = len(text)
     pack, prefix = _TRADE_OF.get(size) or _trade_of(size)
     return pack(
         prefix, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-        r.price, r.quantity, _number(number), _SIDE[r.side], 0, size, text,
+        r.price, r.quantity, _number(number), SIDES[r.side], 0, size, text,
     )
 
 
@@ -158,14 +173,14 @@ def _agg_trade(r: AggTrade, instrument_id: int, seq: int, view: int, flags: int,
     prefix = _AGG_TRADE_PREFIX if numbered else _prefix(Template.AGG_TRADE, _AGG_TRADE.size - 2 + len(text))
     frame = _pack_agg_trade(
         prefix, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
-        r.price, r.quantity, _number(number), r.first_trade_id, r.last_trade_id, _SIDE[r.side], numbered, 0,
+        r.price, r.quantity, _number(number), r.first_trade_id, r.last_trade_id, SIDES[r.side], numbered, 0,
     )
     return frame if numbered else frame[:-2] + text
 
 
 def _quote(r: Quote, instrument_id: int, seq: int, view: int, flags: int, state: int) -> bytes:
     return _pack_quote(
-        _QUOTE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
+        QUOTE_PREFIX, seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
         r.seq, r.bid_price, r.bid_quantity, r.ask_price, r.ask_quantity,
     )
 
@@ -248,7 +263,7 @@ def _snapshot_into(
     dimension = offset + _SNAPSHOT_SIZE + len(bids)
     end = dimension + 8 + len(asks)
     if end > len(buffer):
-        raise _too_short(buffer, offset, end - offset)
+        raise too_short(buffer, offset, end - offset)
     _snapshot_at(
         buffer, offset, (end - offset).to_bytes(4, "big"), _SNAPSHOT_HEADER,
         seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
@@ -268,7 +283,7 @@ def _delta_into(
     dimension = first + len(bids)
     end = dimension + 8 + len(asks)
     if end > len(buffer):
-        raise _too_short(buffer, offset, end - offset)
+        raise too_short(buffer, offset, end - offset)
     _delta_at(
         buffer, offset, (end - offset).to_bytes(4, "big"), _DELTA_HEADER,
         seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
@@ -283,17 +298,17 @@ def _delta_into(
 def _copy_into(
     r: Record, buffer: Any, offset: int, instrument_id: int, seq: int, view: int, flags: int, state: int
 ) -> int:
-    frame = _ENCODERS[type(r)](r, instrument_id, seq, view, flags, state)
+    frame = ENCODERS[type(r)](r, instrument_id, seq, view, flags, state)
     end = offset + len(frame)
     if end > len(buffer):
-        raise _too_short(buffer, offset, len(frame))
+        raise too_short(buffer, offset, len(frame))
     buffer[offset:end] = frame
     return end
 
 
 # fmt: on
 
-_ENCODERS: Final[dict[type, Callable[[Any, int, int, int, int, int], bytes]]] = {
+ENCODERS: Final[dict[type, Callable[[Any, int, int, int, int, int], bytes]]] = {
     Trade: _trade,
     AggTrade: _agg_trade,
     Quote: _quote,
@@ -306,11 +321,11 @@ _ENCODERS: Final[dict[type, Callable[[Any, int, int, int, int, int], bytes]]] = 
     InstrumentRecord: _instrument,
 }
 _WRITERS: Final[dict[type, Callable[[Any, Any, int, int, int, int, int, int], int]]] = {
-    **dict.fromkeys(_ENCODERS, _copy_into),
+    **dict.fromkeys(ENCODERS, _copy_into),
     BookSnapshot: _snapshot_into,
     BookDelta: _delta_into,
 }
-_MISFITS: Final = (struct.error, KeyError, UnicodeEncodeError, OverflowError, TypeError, AttributeError)
+MISFITS: Final = (struct.error, KeyError, UnicodeEncodeError, OverflowError, TypeError, AttributeError)
 
 
 def encode(record: Record, instrument_id: int, seq: int, view: int = 0, flags: int = 0, state: int = 0) -> bytes:
@@ -320,8 +335,8 @@ def encode(record: Record, instrument_id: int, seq: int, view: int = 0, flags: i
     bytes, a book side that is not whole levels.
     """
     try:
-        return _ENCODERS[type(record)](record, instrument_id, seq, view, flags, state)
-    except _MISFITS as error:
+        return ENCODERS[type(record)](record, instrument_id, seq, view, flags, state)
+    except MISFITS as error:
         raise _unfit(record, error) from None
 
 
@@ -348,23 +363,23 @@ def encode_into(
             if number is not None and record.trade_id == f"{number}":
                 _trade_at(
                     buffer, offset,
-                    _TRADE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
-                    record.price, record.quantity, number, _SIDE[record.side], 1, 0,
+                    TRADE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
+                    record.price, record.quantity, number, SIDES[record.side], 1, 0,
                 )
                 return offset + _TRADE_SIZE
         elif type(record) is Quote:
             _quote_at(
                 buffer, offset,
-                _QUOTE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
+                QUOTE_PREFIX, seq, record.ts_event, record.ts_recv, instrument_id, view, flags | record.flags, state,
                 record.seq, record.bid_price, record.bid_quantity, record.ask_price, record.ask_quantity,
             )
             return offset + _QUOTE_SIZE
         return _WRITERS[type(record)](record, buffer, offset, instrument_id, seq, view, flags, state)
         # fmt: on
-    except _MISFITS as error:
+    except MISFITS as error:
         frame = encode(record, instrument_id, seq, view, flags, state)  # raises if a value is to blame
         if not 0 <= offset <= len(buffer) - len(frame):
-            raise _too_short(buffer, offset, len(frame)) from None
+            raise too_short(buffer, offset, len(frame)) from None
         raise _unfit(record, error) from None
 
 
@@ -373,7 +388,8 @@ def _unfit(record: object, error: Exception) -> WireError:
     return WireError(f"a {name} does not fit its message: {type(error).__name__}: {error}")
 
 
-def _too_short(buffer: bytearray | memoryview, offset: int, size: int) -> WireError:
+def too_short(buffer: bytearray | memoryview, offset: int, size: int) -> WireError:
+    """Return the error of a buffer that has no room for a frame."""
     return WireError(
         f"the buffer of {len(buffer)} bytes is too short for {size} bytes at offset {offset}",
         hint="give a longer one, or send what it holds first",
@@ -404,6 +420,8 @@ def _service(m: Service) -> bytes:
             return _generic(Template.HEARTBEAT, (0, m.time, 0, 0, 0, 0, 0), (m.queued,))
         case Bye():
             return _generic(Template.BYE, _NOTHING, (), _texts(m.code, m.text))
+        case Diverted():
+            return _generic(Template.DIVERTED, _NOTHING, (m.request_id,), _text(m.to))
 
 
 def _request(m: Request) -> bytes:
@@ -422,6 +440,8 @@ def _request(m: Request) -> bytes:
             return _generic(Template.RESUME, _NOTHING, (m.epoch, m.request_id, m.queue, m.policy), rest)
         case Ping():
             return _generic(Template.PING, (0, m.time, 0, 0, 0, 0, 0), ())
+        case Divert():
+            return _generic(Template.DIVERT, _NOTHING, (m.request_id,), _text(m.to))
 
 
 _POSITION: Final = struct.calcsize("<QIHB")
@@ -431,7 +451,7 @@ def encode_service(message: Service) -> bytes:
     """Return what the server says as one whole frame; raises WireError for a value that its field does not hold."""
     try:
         return _service(message)
-    except _MISFITS as error:
+    except MISFITS as error:
         raise _unfit(message, error) from None
 
 
@@ -439,5 +459,5 @@ def encode_request(request: Request) -> bytes:
     """Return what a client says as one whole frame; raises WireError for a value that its field does not hold."""
     try:
         return _request(request)
-    except _MISFITS as error:
+    except MISFITS as error:
         raise _unfit(request, error) from None

@@ -110,10 +110,12 @@ LAYOUTS: Final[dict[int, Layout]] = {
         Layout("StreamGap", Template.STREAM_GAP, "QQB", data=("reason",)),
         Layout("Heartbeat", Template.HEARTBEAT, "I"),
         Layout("Bye", Template.BYE, data=("code", "text")),
+        Layout("Diverted", Template.DIVERTED, "I", data=("to",)),
         Layout("Login", Template.LOGIN, data=("token", "client")),
         Layout("Subscribe", Template.SUBSCRIBE, "IIB", (_TOPICS,)),
         Layout("Unsubscribe", Template.UNSUBSCRIBE, "I", (_TOPICS,)),
         Layout("Resume", Template.RESUME, "QIIB", (_POSITIONS, _TOPICS)),
         Layout("Ping", Template.PING),
+        Layout("Divert", Template.DIVERT, "I", data=("to",)),
     )
 }

@@ -14,6 +14,7 @@ instrument appears; with any topic on an instrument come its states and gaps, an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Final
 
 from cmd_common.commands import AggregateOptions
@@ -35,7 +36,9 @@ from cmd_common.records import (
 from cmd_common.sequence import BookState
 
 from .catalogue import AGGREGATES
-from .codec import encode, encode_service
+from .codec import encode, encode_many, encode_service
+from .encoder import ENCODERS, MISFITS
+from .errors import WireError
 from .limits import Limits
 from .messages import BookFlag, Heartbeat, Kind, view_code
 from .queues import MARK_EVERY, Client
@@ -76,7 +79,8 @@ class Hub(Sessions):
             authorize=authorize,
             server=server,
         )
-        self._touched: list[Stream] = []
+        self._touched: dict[Stream, None] = {}  # sent something since the last look
+        self._unseen = 0  # how much
         self._flags = 0
         self._next_tick = now
         self._handlers: dict[type, Callable[..., None]] = {
@@ -99,8 +103,17 @@ class Hub(Sessions):
         self._flags = flags
         self.counters.records += len(records)
         handlers = self._handlers
-        for record in records:
+        if len(records) == 1:
+            record = records[0]
             handlers[type(record)](record)
+        else:
+            for kind, run in groupby(records, type):
+                if kind is Trade:
+                    self._on_trades(list(run))  # type: ignore[arg-type]  # a run of trades
+                    continue
+                handler = handlers[kind]
+                for record in run:
+                    handler(record)
         self._flags = 0
         self._settle()
 
@@ -137,18 +150,44 @@ class Hub(Sessions):
         stream.seq = seq = stream.seq + 1
         if not stream.active:
             return
-        frame = encode(record, stream.id, seq, stream.view, self._flags, state)
+        try:
+            frame = ENCODERS[type(record)](record, stream.id, seq, stream.view, self._flags, state)
+        except MISFITS:
+            frame = encode(record, stream.id, seq, stream.view, self._flags, state)  # raises with a reason
         for put in stream.readers.values():
             put(frame)
         stream.keep(frame)
         counters = self.counters
         counters.messages += 1
         counters.bytes += len(frame)
-        touched = self._touched
-        touched.append(stream)
+        self._touched[stream] = None
         if stream.waiting:
             self._stirred.update(stream.waiting)
-        if len(touched) >= _LOOK_EVERY:
+        self._unseen += 1
+        if self._unseen >= _LOOK_EVERY:
+            self._look()
+
+    def _send_all(self, stream: Stream, records: Sequence[Record]) -> None:
+        """Send several records as ``_send`` does one by one: each queue is touched once, not once a record."""
+        try:
+            frames = encode_many(records, stream.id, stream.seq + 1, stream.view, self._flags)
+        except WireError:  # those before the one that is to blame are sent, as ever
+            for record in records:
+                self._send(stream, record)
+            return
+        stream.seq += len(frames)
+        for client in stream.readers:
+            client.queue += frames
+        size = sum(map(len, frames))
+        stream.keep_all(frames, size)
+        counters = self.counters
+        counters.messages += len(frames)
+        counters.bytes += size
+        self._touched[stream] = None
+        if stream.waiting:
+            self._stirred.update(stream.waiting)
+        self._unseen += len(frames)
+        if self._unseen >= _LOOK_EVERY:
             self._look()
 
     def _look(self) -> None:
@@ -156,14 +195,16 @@ class Hub(Sessions):
         touched = self._touched
         clients: list[Client] | dict[Client, object]
         if len(touched) == 1 and not self._stirred:
-            clients = list(touched[0].readers)
+            (stream,) = touched
+            clients = list(stream.readers)
         else:
             clients = {}
-            for stream in dict.fromkeys(touched):
+            for stream in touched:
                 clients.update(stream.readers)
             clients.update(self._stirred)
             self._stirred.clear()
         touched.clear()
+        self._unseen = 0
         now = self.now
         mark = now + MARK_EVERY
         woken = self._woken
@@ -186,6 +227,7 @@ class Hub(Sessions):
             woken, self._woken = self._woken, []
             for client in woken:
                 self._wake(client)
+            self.portion = ((), 0)
 
     def _on_trade(self, record: Trade) -> None:
         try:
@@ -201,6 +243,27 @@ class Hub(Sessions):
                 if stream.active:
                     for candle in candles.trade(record, self.now):
                         self._send(stream, candle)
+
+    def _on_trades(self, records: list[Trade]) -> None:
+        """Send trades, those of one instrument behind each other together."""
+        start, end = 0, len(records)
+        while start < end:
+            first = records[start]
+            venue, symbol = first.venue, first.symbol
+            entry = self._by_name.get((venue, symbol))
+            if entry is None or entry.built or entry.trades is None or not entry.trades.active:
+                self._on_trade(first)
+                start += 1
+                continue
+            stop = start + 1
+            last = min(end, start + _LOOK_EVERY - self._unseen)  # queues are looked at as often as ever
+            while stop < last and records[stop].symbol == symbol and records[stop].venue == venue:
+                stop += 1
+            if stop == start + 1:
+                self._send(entry.trades, first)
+            else:
+                self._send_all(entry.trades, records[start:stop])
+            start = stop
 
     def _on_agg_trade(self, record: AggTrade) -> None:
         stream = self._entry(record.venue, record.symbol).agg_trades

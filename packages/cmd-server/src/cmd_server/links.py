@@ -22,6 +22,7 @@ from .sockets import shut, tls_receive, tls_send
 
 __all__ = ["BlockingSocketLink", "SocketLink", "broken", "secure_async", "secure_blocking"]
 
+_LONG: Final = 3600.0  # s of one wait where there is no limit
 _RUN: Final = 16  # reads without a wait, after which others in the loop get their turn
 
 
@@ -184,6 +185,13 @@ class BlockingSocketLink:
         self._count = threading.Lock()
         self._users = 0  # threads that use the descriptor: the last one closes it
         self._closed = False
+        # A second object for the same connection that waits by itself: one call a message instead of a try, a wait
+        # and another try. The time it waits is its own; that the descriptor does not block is common to both.
+        self._waiting: socket.socket | None = None
+        self._seconds = -1.0  # for which it waits
+        if not isinstance(sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError):  # no descriptors left: it works without
+                self._waiting = sock.dup()
 
     @property
     def closed(self) -> bool:
@@ -192,6 +200,39 @@ class BlockingSocketLink:
 
     def receive_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         """Wait for bytes; see ``BlockingLink``."""
+        waiting = self._waiting
+        if waiting is None:
+            return self._poll_into(buffer, timeout)
+        with self._count:
+            if self._closed:
+                return 0
+            self._users += 1
+        try:
+            seconds = _LONG if timeout is None else timeout
+            if seconds != self._seconds:
+                waiting.settimeout(seconds)
+                self._seconds = seconds
+            while True:
+                try:
+                    return waiting.recv_into(buffer)
+                except BlockingIOError:  # of a time of 0
+                    raise TimeoutError from None
+                except TimeoutError as error:
+                    if self.closed:
+                        return 0
+                    if error.errno is not None:  # not ours, but that of a connection whose other side is gone
+                        raise broken(self.peer, error) from error
+                    if timeout is not None:
+                        raise TimeoutError from None
+                except OSError as error:
+                    if self.closed:
+                        return 0
+                    raise broken(self.peer, error) from error
+        finally:
+            self._leave()
+
+    def _poll_into(self, buffer: memoryview, timeout: float | None) -> int:
+        """Wait for bytes outside the call that reads them, as TLS needs it: its bytes are not those of the socket."""
         with self._using() as usable:
             end = None if timeout is None else time.monotonic() + timeout
             while usable and not self._closed:
@@ -243,10 +284,15 @@ class BlockingSocketLink:
         try:
             yield usable
         finally:
-            with self._count:
-                self._users -= 1
-                if self._closed and not self._users:
-                    self._sock.close()
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._count:
+            self._users -= 1
+            if self._closed and not self._users:
+                self._sock.close()
+                if self._waiting is not None:
+                    self._waiting.close()
 
 
 def _done(future: asyncio.Future[None]) -> None:

@@ -22,12 +22,12 @@ from __future__ import annotations
 import struct
 from collections import deque
 from enum import Enum, auto
-from typing import Final
+from typing import Final, cast
 
 from cmd_common.errors import CmdError
 
 from . import codec
-from .datagrams import HEARTBEAT, Packet, PacketOrder
+from .datagrams import HEARTBEAT, MAX_BODY, Packet, PacketOrder
 from .messages import (
     CONFLATED,
     KIND_OF,
@@ -51,6 +51,7 @@ from .topics import Topic
 __all__ = ["Merger", "State"]
 
 _HEAD: Final = struct.Struct("<8xH4xQ16xIHB")  # of a frame: template, sequence, instrument, view, flags
+_SHORTEST: Final = 46  # bytes of the shortest message
 _OWN: Final = 0xF000_0000  # request ids from here on are ours, not the client's
 _SECOND: Final = 1_000_000_000
 _PAUSE: Final = 5_000_000  # before asking again whether anything waits at the server
@@ -73,12 +74,14 @@ class Merger:
 
     Call ``request`` with each frame that the client sends, ``frames`` with what the connection brought, ``datagram``
     with each packet and ``tick`` when ``deadline`` has come; then send ``take_requests`` over the connection and hand
-    ``take_frames`` to the client. ``silence`` is how long the group may say nothing.
+    ``take_frames`` to the client. ``silence`` is how long the group may say nothing, ``body`` how many bytes of frames
+    a packet has at most.
     """
 
-    def __init__(self, *, silence: int = 4 * _SECOND, order: PacketOrder | None = None) -> None:
+    def __init__(self, *, silence: int = 4 * _SECOND, order: PacketOrder | None = None, body: int = MAX_BODY) -> None:
         self.order = order or PacketOrder()
         self.silence = silence
+        self._most = body // _SHORTEST + 1  # messages in a packet
         self.state = State.ATTACHED
         self.epoch: int | None = None
         self.recoveries = 0
@@ -194,6 +197,12 @@ class Merger:
         if self.state is State.DETACHED and (heard is None or now - heard >= self.silence):
             self._recover(now)
         self._move(now)
+
+    def deaf(self, now: int) -> None:
+        """Learn that nothing can come from the group for now; whatever comes says that it can again."""
+        self._now = now
+        self._heard = None
+        self._recover(now)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -364,19 +373,29 @@ class Merger:
     def _grouped(self, frames: list[bytes], now: int) -> None:
         if self.order.lost > self._lost:
             if self.state in (State.DETACHING, State.DETACHED) or self._pending:
-                # At most so many messages can have been in those packets: the shortest frame has 46 bytes.
-                self._doubtful += (self.order.lost - self._lost) * 30
+                self._doubtful += (self.order.lost - self._lost) * self._most  # as many as can have been in them
             self._lost = self.order.lost
             if self.state is not State.ATTACHED:
                 self._recover(now)
+        # Plain tuples are equal to the keys of streams, and quicker made.
+        positions = cast("dict[tuple[int, int, int], int]", self.positions)
+        wanted = cast("dict[tuple[int, int, int], bool]", self._wanted)
+        torn = cast("set[tuple[int, int, int]]", self._torn)
         for frame in frames:
             if len(frame) < _HEAD.size:
                 continue
             template, seq, instrument, view, flags = _HEAD.unpack_from(frame)
+            kind = KIND_OF.get(template)
+            if kind is not None and self.state is State.DETACHED:
+                # Nearly all are the next message of a stream that is handed on already.
+                key = (instrument, kind, view)
+                if positions.get(key) == seq - 1 and wanted.get(key) and key not in torn and instrument in self._shown:
+                    positions[key] = seq
+                    self._out.append(frame)
+                    continue
             if template == Template.INSTRUMENT:
                 self._instrument(frame)
                 continue
-            kind = KIND_OF.get(template)
             if template == Template.STREAM_GAP:
                 self._pointer(frame, now)
             elif kind is not None and seq:

@@ -29,6 +29,8 @@ __all__ = [
     "Ack",
     "BookFlag",
     "Bye",
+    "Divert",
+    "Diverted",
     "Heartbeat",
     "Hello",
     "Kind",
@@ -50,7 +52,7 @@ __all__ = [
 ]
 
 SCHEMA_ID: Final = 7100
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 # Bits of the wire's flags above those of cmd_common.records (1..32).
 REPLAYED: Final = 64  # sent again from the replay buffer, or taken from a store
@@ -78,11 +80,13 @@ class Template(IntEnum):
     STREAM_GAP = 23
     HEARTBEAT = 24
     BYE = 25
+    DIVERTED = 26
     LOGIN = 40
     SUBSCRIBE = 41
     UNSUBSCRIBE = 42
     RESUME = 43
     PING = 44
+    DIVERT = 45
 
 
 class Kind(IntEnum):
@@ -187,7 +191,7 @@ class Reject(Struct, frozen=True, tag="reject"):
     """A request was refused; ``code`` is a word for programs."""
 
     request_id: int
-    code: str  # token, usage, limit, unknown, protocol
+    code: str  # token, usage, limit, unknown, protocol, unavailable (may work later)
     text: str
     hint: str = ""
 
@@ -215,6 +219,13 @@ class Bye(Struct, frozen=True, tag="bye"):
 
     code: str  # slow, shutdown, limit, protocol, idle, token
     text: str
+
+
+class Diverted(Struct, frozen=True, tag="diverted"):
+    """The last frame on this connection but Bye: all that follows is sent to ``to``; since version 2."""
+
+    request_id: int
+    to: str  # address of the stream, such as aeron:ipc?stream=10000&session=-123
 
 
 # -- what a client says
@@ -260,8 +271,15 @@ class Ping(Struct, frozen=True, tag="ping"):
     time: int = 0
 
 
-Request = Login | Subscribe | Unsubscribe | Resume | Ping
-Service = Hello | Ack | Reject | StreamGap | Heartbeat | Bye
+class Divert(Struct, frozen=True, tag="divert"):
+    """Send everything over another transport; requests and their connection stay. Since version 2."""
+
+    request_id: int
+    to: str  # aeron:ipc, or aeron:udp?endpoint=HOST:PORT&stream=N
+
+
+Request = Login | Subscribe | Unsubscribe | Resume | Ping | Divert
+Service = Hello | Ack | Reject | StreamGap | Heartbeat | Bye | Diverted
 
 _UNITS: Final = ("", "s", "m", "h", "d", "w", "M")
 _BUILT: Final = 0x8000

@@ -15,13 +15,14 @@ client that is behind gets the latest book rather than an old one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as Layout
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from .codec import encode_service
+from .formats import BODY
 from .messages import CONFLATED, KIND_OF, Bye, Kind, Policy, StreamGap, StreamKey
 from .streams import CONFLATABLE
 
@@ -145,7 +146,7 @@ class Client:
             + (sum(s.ready or 0 < lost <= s.seq for s, (lost, _) in self.current.items()) if self.current else 0)
         )
 
-    def take(self, max_bytes: int) -> list[bytes]:
+    def take(self, max_bytes: int) -> Sequence[bytes]:
         """Return what waits, in order, up to about ``max_bytes`` (at least one message). O(messages returned)."""
         if self._special:
             return self._take_special(max_bytes)
@@ -155,13 +156,8 @@ class Client:
             out = [queue.popleft()]
             size = len(out[0])
         elif waiting:
-            out = [*queue]
-            size = sum(map(len, out))
-            if size <= max_bytes:
-                queue.clear()
-            else:
-                out = []
-                size = self._some(queue, out, 0, max_bytes)
+            # Where the shortest messages alone would be too much, not even a look at them is worth it.
+            return self._take_all(max_bytes) if waiting * BODY <= max_bytes else self._take_special(max_bytes)
         else:
             self.idle = True
             return []
@@ -175,6 +171,38 @@ class Client:
         self.said = self._hub.now
         if not queue:
             self._emptied()
+        return out
+
+    def _take_all(self, max_bytes: int) -> Sequence[bytes]:
+        """Take the whole queue. Clients that take the same messages in one turn get the same tuple.
+
+        So what is made of it, its size here and its bytes in one piece below, is made once for all of them. To find
+        that it is the same is to compare pointers: each message is one object for all of its readers.
+        """
+        queue = self.queue
+        out: Sequence[bytes] = tuple(queue)
+        hub = self._hub
+        shared, size = hub.portion
+        if out == shared and size <= max_bytes:
+            out = shared
+        else:
+            size = sum(map(len, out))
+            if size > max_bytes:
+                return self._take_special(max_bytes)
+            hub.portion = out, size
+        queue.clear()
+        taken = len(out)
+        self.popped += taken
+        counters = self.counters
+        counters.sent += taken
+        counters.bytes += size
+        if taken > counters.high_water:
+            counters.high_water = taken
+        self.said = hub.now
+        self.idle = True
+        self.mark = self._calm
+        if self._marks:
+            self._marks.clear()
         return out
 
     def _take_special(self, max_bytes: int) -> list[bytes]:

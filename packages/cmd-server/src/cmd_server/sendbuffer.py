@@ -19,6 +19,20 @@ __all__ = ["SendBuffer"]
 _NOTHING: Final = memoryview(b"")
 
 
+_last: tuple[Sequence[bytes], bytes] = ((), b"")
+
+
+def _joined(chunks: Sequence[bytes]) -> bytes:
+    """Return chunks in one piece, made once where one tuple goes to many receivers one after the other."""
+    global _last  # replaced as a whole, so that threads may share it
+    shared, data = _last
+    if chunks is not shared:
+        data = b"".join(chunks)
+        if type(chunks) is tuple:  # what can change is not the same the next time
+            _last = chunks, data
+    return data
+
+
 class SendBuffer:
     """Bytes on their way to one receiver. ``waiting`` counts those that were not taken yet.
 
@@ -51,7 +65,7 @@ class SendBuffer:
             return
         if self.broken:
             raise ConnectionBrokenError("connection broken")
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        data = chunks[0] if len(chunks) == 1 else _joined(chunks)
         if data:
             self._head = memoryview(data)
             self.waiting = len(data)

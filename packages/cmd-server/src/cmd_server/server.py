@@ -24,14 +24,26 @@ from cmd_common.records import Record
 from cmd_common.registry import load
 from cmd_common.seams import Clock, SystemClock
 
-from .codec import decode_request, decode_service
-from .errors import FrameError
+from .codec import decode_request, decode_service, encode_service
+from .errors import FrameError, RefusedError, ServerError
 from .framing import Splitter
 from .hub import Client, Hub
 from .limits import Limits
-from .messages import Bye, Request, Resume, Subscribe, Unsubscribe
+from .messages import Bye, Divert, Diverted, Request, Resume, Subscribe, Unsubscribe
 from .security import authorizer, check_exposure
-from .transport import Address, Buffer, Listener, ListenOptions, Port, transport_of
+from .transport import (
+    Accompanied,
+    Address,
+    Buffer,
+    CarriedPort,
+    Diverting,
+    Lasting,
+    Listener,
+    ListenOptions,
+    Port,
+    Transport,
+    transport_of,
+)
 
 __all__ = ["Server", "Session"]
 
@@ -45,6 +57,11 @@ _BURST: Final = 5  # seconds' worth of requests at once
 _WILD: Final = frozenset("*?[")
 _COMPARED: Final = 1_000  # instruments that are compared with wildcards count as one more request
 _POSITIONS: Final = 100  # so do positions, each of which may be answered
+_DIVERTED: Final = 50  # requests as which one counts that makes something outside of this process
+
+
+_LONGEST_WAY: Final = 500  # characters
+_ELSEWHERE: Final = "start it with --listen aeron:ipc or aeron:udp too, or leave the transport out"
 
 
 class Session:
@@ -53,8 +70,10 @@ class Session:
     __slots__ = (
         "_allowance",
         "_counted",
+        "carried",
         "client",
         "closed",
+        "diverting",
         "error",
         "farewell",
         "last",
@@ -74,6 +93,8 @@ class Session:
         self.farewell = 0  # when it is cut off, once Bye was said
         self.error: Exception | None = None
         self.last = b""  # frame that was sent last
+        self.carried: CarriedPort | None = None  # the port, once it was diverted
+        self.diverting: asyncio.Task[None] | None = None
         self._allowance = 0.0  # requests; filled by the first look
         self._counted = -1
 
@@ -154,21 +175,37 @@ class Server:
         return (await self.listen_all([text]))[0]
 
     async def listen_all(self, texts: Sequence[str | Address]) -> list[Listener]:
-        """Listen at all addresses or, where one cannot be used, at none of them."""
+        """Listen at all addresses or, where one cannot be used, at none of them.
+
+        Returned are their listeners in this order, then those of addresses that they need beside them (control).
+        """
         addresses = [Address.parse(text) if isinstance(text, str) else text for text in texts]
         transports = [transport_of(address, self._loader) for address in addresses]
+        self._add_companions(addresses, transports)
         check_exposure([(a, t.local(a)) for a, t in zip(addresses, transports, strict=True)], self._token)
         self.start()
-        bound: list[Listener] = []
+        bound: dict[int, Listener] = {}
         try:
-            for address, transport in zip(addresses, transports, strict=True):
-                bound.append(await transport.listen(address, self, self.options))
+            # Those with a companion first: who comes by the companion finds them.
+            for n in sorted(range(len(addresses)), key=lambda n: not isinstance(transports[n], Accompanied)):
+                bound[n] = await transports[n].listen(addresses[n], self, self.options)
+                self.listeners.append(bound[n])
         except BaseException:
-            for listener in bound:
+            for listener in bound.values():
+                self.listeners.remove(listener)
                 await listener.close()
             raise
-        self.listeners += bound
-        return bound
+        return [bound[n] for n in range(len(addresses))]
+
+    def _add_companions(self, addresses: list[Address], transports: list[Transport]) -> None:
+        """Add the addresses at which the others need this server to listen too."""
+        for address, transport in zip(addresses[:], transports[:], strict=True):
+            if isinstance(transport, Accompanied):
+                others = [*addresses, *(listener.address for listener in self.listeners)]
+                more = transport.companion(address, others)
+                if more is not None and all((o.scheme, o.target) != (more.scheme, more.target) for o in others):
+                    addresses.append(more)
+                    transports.append(transport_of(more, self._loader))
 
     def start(self) -> None:
         """Start the clock; ``listen`` does it too."""
@@ -196,6 +233,9 @@ class Server:
         for session in list(self.sessions):
             session.port.abort()
         await self._gone(drain + 1)  # only what the loop still has to call
+        for listener in self.listeners:
+            if isinstance(listener, Lasting):
+                await listener.finish()
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
@@ -264,7 +304,11 @@ class Server:
             text = f"more than {self._requests} requests a second, where wildcards count by the instruments that they search"
             self.hub.dismiss(client, "limit", text)
             return
-        self.hub.handle(client, request, now)
+        if isinstance(request, Divert) and client.logged_in and not client.closing:
+            client.heard = now
+            self._divert(session, request)
+        else:
+            self.hub.handle(client, request, now)
         if client.logged_in:
             self._strangers.pop(session, None)
 
@@ -281,6 +325,10 @@ class Server:
         self.sessions.pop(session, None)
         self._strangers.pop(session, None)
         self.hub.detach(session.client)
+        if session.diverting is not None:
+            session.diverting.cancel()
+        if session.carried is not None:
+            session.carried.release()
         if not self.sessions:
             self._empty.set()
 
@@ -293,6 +341,8 @@ class Server:
     def _cost(self, client: Client, request: Request) -> int:
         """How many simple requests take as long as this one: every wildcard is compared with every instrument."""
         topics: Collection[str] = ()
+        if isinstance(request, Divert):
+            return _DIVERTED
         if isinstance(request, Subscribe | Resume):
             topics = request.topics
         elif isinstance(request, Unsubscribe):
@@ -323,6 +373,50 @@ class Server:
         else:
             self.request(session, request)
 
+    def _divert(self, session: Session, request: Divert) -> None:
+        """Begin to move what a client receives to another transport."""
+        try:
+            if session.port.form != "sbe":
+                raise UsageError("only a connection that speaks SBE can be diverted")
+            if session.diverting is not None:
+                raise UsageError("this connection is diverted already")
+            if len(request.to) > _LONGEST_WAY:
+                raise UsageError(f"{len(request.to)} characters are no address")
+            to = Address.parse(request.to)
+            for listener in self.listeners:
+                address = listener.address
+                if isinstance(listener, Diverting) and (address.scheme, address.target) == (to.scheme, to.target):
+                    assert self._loop is not None
+                    session.diverting = self._loop.create_task(self._moved(session, request, listener))
+                    return
+            raise UsageError(f"this server does not listen at {to.scheme}:{to.target}", hint=_ELSEWHERE)
+        except CmdError as error:
+            self.hub.refuse(session.client, request.request_id, "usage", error.message, error.hint)
+
+    async def _moved(self, session: Session, request: Divert, listener: Diverting) -> None:
+        """Move what a client receives; what was sent before, and Diverted, come by the old way."""
+        client = session.client
+        try:
+            port, to = await listener.divert(request.to, session.port)
+        except CmdError as error:
+            session.diverting = None  # it may ask for something better
+            code = "unavailable" if isinstance(error, ServerError) else "usage"
+            if isinstance(error, RefusedError):
+                code = error.code
+            self.hub.refuse(client, request.request_id, code, error.message, error.hint)
+            return
+        except Exception:
+            _LOG.exception("%s could not be diverted", client.name)
+            session.port.abort()
+            return
+        if session.closed or client.closing:
+            port.release()
+            return
+        session.port.send([encode_service(Diverted(request.request_id, to))])
+        session.port = session.carried = port
+        port.start(session)
+        self._serve(session)
+
     def _misunderstood(self, session: Session, error: CmdError) -> None:
         """Refuse what is no request: one who is logged in may go on, a stranger may not."""
         client = session.client
@@ -343,11 +437,14 @@ class Server:
         elif self._loop is None:
             self._serve(session)
         else:
-            if not self._served:
-                self._loop.call_soon(self._turn)
+            first = not self._served
             session.served = True
             self._served.append(session)
-            self._serve(session)
+            try:
+                self._serve(session)
+            finally:
+                if first:  # only now: the bytes are on their way, and nobody waits for this
+                    self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         served, self._served = self._served, []

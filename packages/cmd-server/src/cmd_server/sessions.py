@@ -17,6 +17,7 @@ from .messages import (
     REPLAYED,
     Ack,
     Bye,
+    Divert,
     Heartbeat,
     Hello,
     Kind,
@@ -83,6 +84,7 @@ class Sessions(Catalogue):
         self._server = server
         self._stirred: dict[Client, None] = {}  # something new waits for them that is not in their queue
         self._woken: list[Client] = []
+        self.portion: tuple[Sequence[bytes], int] = ((), 0)  # what a client took last, and its bytes
 
     def _settle(self) -> None:
         """Wake the clients for which something waits now."""
@@ -161,6 +163,8 @@ class Sessions(Catalogue):
                 self.bye(client, "protocol", "the first request must be a login")
             elif isinstance(request, Unsubscribe):
                 self._unsubscribe(client, request)
+            elif isinstance(request, Divert):  # the shell carries it out where it can
+                raise UsageError("this server has no other transport to send over")
             else:
                 self._subscribe(client, request)
         except CmdError as error:

@@ -96,6 +96,16 @@ class Stream:
         if not self.readers and not self.waiting and self.seq - len(ring) > self.left:
             self.sleep()
 
+    def keep_all(self, frames: list[bytes], size: int) -> None:
+        """Remember messages that were sent just now, ``size`` bytes in all."""
+        ring = self.ring
+        ring += frames
+        self.ring_bytes += size
+        while len(ring) > self.max_messages or self.ring_bytes > self.max_bytes:
+            self.ring_bytes -= len(ring.popleft())
+        if not self.readers and not self.waiting and self.seq - len(ring) > self.left:
+            self.sleep()
+
     def sleep(self) -> None:
         """Stop encoding: nobody reads, and nobody who did can go on from the ring."""
         self.active = False

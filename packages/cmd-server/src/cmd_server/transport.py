@@ -18,7 +18,7 @@ An address is ``SCHEME:TARGET[?key=value&...]``; values are percent-decoded:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Address",
+    "Accompanied",
     "BlockingLink",
     "Buffer",
+    "CarriedPort",
+    "Diverting",
+    "Lasting",
     "Link",
     "LinkOptions",
     "ListenOptions",
@@ -234,6 +238,38 @@ class Listener(Protocol):
         """Accept nothing more and remove what it left in the file system; open ports stay."""
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """A listener that has more to give back once its last port is gone; the server calls this at its own end."""
+
+    async def finish(self) -> None:
+        """Give back everything; after ``close``."""
+
+
+@runtime_checkable
+class Diverting(Protocol):
+    """A listener to which connected clients may move what they receive (``Divert``)."""
+
+    address: Address
+
+    async def divert(self, to: str, control: Port) -> tuple[CarriedPort, str]:
+        """Make a port that sends to ``to`` for the client behind ``control``, and the text for ``Diverted``.
+
+        Raises UsageError for what can never be, RefusedError or ServerError for what cannot be now. Where it is
+        cancelled nothing is left behind.
+        """
+
+
+class CarriedPort(Port, Protocol):
+    """A port that sends another way than it is asked by: the connection below stays its control."""
+
+    def start(self, session: Session) -> None:
+        """Begin; ``Diverted`` was said."""
+
+    def release(self) -> None:
+        """Let go of the way: the session is over. May be called without ``start``, and more than once."""
+
+
 class Link(Protocol):
     """A client's connection for asyncio: a stream of SBE frames in both directions."""
 
@@ -285,6 +321,17 @@ class Transport(Protocol):
 
     def open(self, address: Address, options: LinkOptions) -> BlockingLink:
         """Open a blocking link; raises as ``connect``."""
+
+
+@runtime_checkable
+class Accompanied(Protocol):
+    """A transport whose listeners need a stream connection beside them."""
+
+    def companion(self, address: Address, others: Sequence[Address]) -> Address | None:
+        """Return where to listen too; None where one of ``others``, at which the server listens, will do.
+
+        Raises UsageError where there is neither.
+        """
 
 
 def transport_of(address: Address, loader: Callable[[str, str], Any] = load) -> Transport:

@@ -64,7 +64,7 @@ def _serve(**flags: object) -> int:
 command = Cmd(
     "serve",
     _serve,
-    doc="Push live market data to other programs over TCP, Unix socket, WebSocket and multicast.",
+    doc="Push live market data to other programs over TCP, Unix socket, WebSocket, multicast and Aeron.",
     examples=[
         (
             "two symbols to programs of this machine, for five seconds",
@@ -86,7 +86,12 @@ command = Cmd(
         flag("serve", "exchange", metavar="VENUE"),
         flag("serve", "symbols", metavar="SYMBOL", note="BTCUSDT, BTC-USDT, '*USDT', all, @file"),
         flag("serve", "types", metavar="TYPE", note="trades, agg_trades, quotes, candles, book"),
-        flag("serve", "listen", metavar="ADDRESS", note="tcp:HOST:PORT, unix:PATH, ws:HOST:PORT, multicast:GROUP:PORT"),
+        flag(
+            "serve",
+            "listen",
+            metavar="ADDRESS",
+            note="tcp:HOST:PORT, unix:PATH, ws:HOST:PORT, multicast:GROUP:PORT, aeron:ipc",
+        ),
         flag("serve", "interval", metavar="INTERVAL"),
         flag("serve", "token-file", metavar="FILE", note="needed where an address can be reached from elsewhere"),
         flag("serve", "metrics", metavar="HOST:PORT"),

@@ -7,7 +7,7 @@ from typing import Final
 from cmd_common.errors import CmdError, UnknownNameError, UsageError
 from cmd_common.symbols import nearest
 from cmd_server.client.books import Stream
-from cmd_server.errors import ConnectionBrokenError, WireError
+from cmd_server.errors import ConnectionBrokenError, RefusedError, WireError
 from cmd_server.messages import Kind, Policy
 from cmd_server.topics import Topic
 
@@ -35,8 +35,8 @@ def asks(topic: Topic, key: tuple[int, int, int], stream: Stream) -> bool:
 
 
 def unreachable(address: str, error: CmdError) -> CmdError:
-    """The error of an address at which no server could be reached, and what to do; one that is wrong in itself stays."""
-    if isinstance(error, UsageError | WireError):
+    """The error of an address at which no server could be reached, and what to do; what is wrong in itself, or refused, stays."""
+    if isinstance(error, UsageError | WireError | RefusedError):
         return error
     reason = error.message.removeprefix(f"{address}: ")
     return ConnectionBrokenError(f"no server at {address}: {reason}", hint=error.hint or "is it running there?")

@@ -158,6 +158,11 @@ class ClientCore:
         self.local.away(items)
         return items
 
+    @property
+    def speaking(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._out)
+
     def outgoing(self, now: int) -> list[bytes]:
         """Take the frames that are to be sent now."""
         frames = self._out

@@ -38,6 +38,7 @@ class Client(BaseClient):
         self._link: BlockingLink | None = None
         self._pending: deque[Item] = deque()  # taken while something else was waited for
         self._retry_at = 0  # monotonic ns: when to connect again
+        self._tick_at = 0  # and when to tell the core the time, although messages come
 
     # -- life
 
@@ -114,9 +115,14 @@ class Client(BaseClient):
 
     def records(self) -> Iterator[Record]:
         """Yield records one by one; the events between them go to ``on_event``."""
-        for item in self.events():
-            if type(item) is Message:
-                yield item.record
+        pending = self._pending
+        while not self.closed:
+            if not pending:
+                pending.extend(self._poll(None))
+            while pending:
+                item = pending.popleft()
+                if type(item) is Message:
+                    yield item.record
 
     def __iter__(self) -> Iterator[Record]:
         return self.records()
@@ -201,7 +207,9 @@ class Client(BaseClient):
                 was_ready = core.ready
                 if size:
                     items = core.received(size, now)
-                    core.tick(now)
+                    if now >= self._tick_at:
+                        self._tick_at = now + core.interval
+                        core.tick(now)
                 else:
                     error = ConnectionBrokenError("the server closed the connection")
                 if core.ready and not was_ready:
@@ -220,6 +228,7 @@ class Client(BaseClient):
             self._link = self._transport.open(self._where, self._link_options)
         except CmdError as error:
             return self._down(error)
+        self._tick_at = 0
         core.connected(time.monotonic_ns(), self.address)
         return []
 
@@ -238,6 +247,5 @@ class Client(BaseClient):
         return items
 
     def _flush(self, link: BlockingLink) -> None:
-        frames = self.core.outgoing(time.monotonic_ns())
-        if frames:
-            link.send(b"".join(frames))
+        if self.core.speaking:
+            link.send(b"".join(self.core.outgoing(time.monotonic_ns())))

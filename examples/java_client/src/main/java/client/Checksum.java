@@ -35,8 +35,8 @@ final class Checksum {
     return messages;
   }
 
-  /** Adds the connection's message if it is a record; skips everything else. */
-  void add(Connection c) {
+  /** Adds the current message if it is a record; skips everything else. */
+  void add(Frames c) {
     bytes.clear();
     switch (c.template()) {
       case InstrumentDecoder.TEMPLATE_ID -> {
@@ -141,7 +141,7 @@ final class Checksum {
     counts.merge(c.template(), 1L, Long::sum);
   }
 
-  private void common(Connection c, CommonDecoder common) {
+  private void common(Frames c, CommonDecoder common) {
     number(c.template()).number(common.seq()).number(common.tsEvent()).number(common.tsRecv());
     number(common.instrumentId()).number(common.view()).number(common.flags().getRaw()).number(common.bookStateRaw());
   }

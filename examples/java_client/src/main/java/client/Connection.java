@@ -1,91 +1,56 @@
 package client;
 
 import cmd_market_data.*;
-import java.io.BufferedInputStream;
 import java.io.Closeable;
-import java.io.DataInputStream;
-import java.io.EOFException;
 import java.io.IOException;
-import java.io.OutputStream;
-import java.net.Socket;
+import java.net.InetSocketAddress;
+import java.net.SocketAddress;
+import java.net.StandardSocketOptions;
+import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.channels.SocketChannel;
+import java.nio.channels.UnresolvedAddressException;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import org.agrona.concurrent.UnsafeBuffer;
 
-/** One TCP connection: frames in and out. The current frame's message is in {@link #buffer}. */
-final class Connection implements Closeable {
-  private static final int FRAMING = 6;
-  private static final int ENCODING_TYPE = 0xEB50;
-  private static final int LIMIT = 64 << 20;
-
-  final UnsafeBuffer buffer = new UnsafeBuffer(new byte[64 << 10]);
-  final MessageHeaderDecoder header = new MessageHeaderDecoder();
-
-  private final Socket socket;
-  private final DataInputStream input;
-  private final OutputStream output;
+/** One TCP or Unix connection: frames come in, requests go out. One thread may read while another sends. */
+final class Connection extends Frames implements Closeable {
+  private final SocketChannel channel;
   private final UnsafeBuffer out = new UnsafeBuffer(new byte[64 << 10]);
   private final MessageHeaderEncoder outHeader = new MessageHeaderEncoder();
-  private int length;
 
-  Connection(String host, int port) throws IOException {
-    socket = new Socket(host, port);
-    socket.setTcpNoDelay(true);
-    input = new DataInputStream(new BufferedInputStream(socket.getInputStream(), 256 << 10));
-    output = socket.getOutputStream();
-  }
-
-  /** Reads the next frame; frames of other schemas are an error, those of unknown templates the caller's to skip. */
-  void next() throws IOException {
+  Connection(Address address) throws IOException {
+    SocketAddress to = address.socket();
     try {
-      int frame = input.readInt(); // DataInputStream is big-endian, as the framing header is
-      int type = input.readUnsignedShort();
-      if (type != ENCODING_TYPE || frame < FRAMING + MessageHeaderDecoder.ENCODED_LENGTH || frame > LIMIT) {
-        throw new IOException("no frame: type " + Integer.toHexString(type) + ", length " + frame);
-      }
-      length = frame - FRAMING;
-      if (buffer.capacity() < length) {
-        buffer.wrap(new byte[Math.max(length, 2 * buffer.capacity())]);
-      }
-      input.readFully(buffer.byteArray(), 0, length);
-    } catch (EOFException error) {
-      throw new IOException("the server closed the connection", error);
+      channel = SocketChannel.open(to);
+    } catch (IOException | UnresolvedAddressException error) {
+      throw new IOException("no server at " + address + ": " + error.getMessage(), error);
     }
-    header.wrap(buffer, 0);
-    if (header.schemaId() != MessageHeaderDecoder.SCHEMA_ID) {
-      throw new IOException("message of schema " + header.schemaId());
+    if (to instanceof InetSocketAddress) {
+      channel.setOption(StandardSocketOptions.TCP_NODELAY, true);
     }
   }
 
-  int template() {
-    return header.templateId();
-  }
-
-  HelloDecoder hello() {
-    return new HelloDecoder().wrapAndApplyHeader(buffer, 0, header);
-  }
-
-  AckDecoder ack() {
-    return new AckDecoder().wrapAndApplyHeader(buffer, 0, header);
-  }
-
-  RejectDecoder reject() {
-    return new RejectDecoder().wrapAndApplyHeader(buffer, 0, header);
-  }
-
-  ByeDecoder bye() {
-    return new ByeDecoder().wrapAndApplyHeader(buffer, 0, header);
-  }
-
-  StreamGapDecoder streamGap() {
-    return new StreamGapDecoder().wrapAndApplyHeader(buffer, 0, header);
+  @Override
+  void more() throws IOException {
+    if (channel.read(room(32 << 10)) < 0) {
+      throw new IOException("the server closed the connection");
+    }
   }
 
   void login(String token, String client) throws IOException {
     LoginEncoder message = new LoginEncoder().wrapAndApplyHeader(out, FRAMING, outHeader);
     clear(message.common(), 0);
     message.token(token).client(client);
+    send(message.encodedLength());
+  }
+
+  /** Asks the server to send everything to another address; its answer is Diverted, or Reject. */
+  void divert(int request, String to) throws IOException {
+    DivertEncoder message = new DivertEncoder().wrapAndApplyHeader(out, FRAMING, outHeader);
+    clear(message.common(), 0);
+    message.requestId(request).to(to);
     send(message.encodedLength());
   }
 
@@ -118,12 +83,14 @@ final class Connection implements Closeable {
     int frame = FRAMING + MessageHeaderEncoder.ENCODED_LENGTH + body;
     out.putInt(0, frame, ByteOrder.BIG_ENDIAN);
     out.putShort(4, (short) ENCODING_TYPE, ByteOrder.BIG_ENDIAN);
-    output.write(out.byteArray(), 0, frame);
-    output.flush();
+    ByteBuffer bytes = ByteBuffer.wrap(out.byteArray(), 0, frame);
+    while (bytes.hasRemaining()) {
+      channel.write(bytes);
+    }
   }
 
   @Override
   public void close() throws IOException {
-    socket.close();
+    channel.close();
   }
 }
