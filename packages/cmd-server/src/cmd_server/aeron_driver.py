@@ -18,7 +18,6 @@ import atexit
 import contextlib
 import os
 import secrets
-import shutil
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -93,10 +92,7 @@ class DriverHandle:
                     del _drivers[self._key]
             driver, shared.driver = shared.driver, None
             if driver is not None:
-                mine = shared.file == _file(self.directory)
-                driver.close()
-                if mine:  # and not another's by now
-                    shutil.rmtree(self.directory, ignore_errors=True)
+                driver.close()  # which deletes its directory, where that is not another's by now
 
 
 class ClientHandle:
@@ -288,15 +284,12 @@ def _end() -> None:
     pid = os.getpid()
     with _lock:
         clients = [shared.client for (owner, _), shared in _clients.items() if owner == pid]
-        drivers = [(key[1], shared.driver, shared.file) for key, shared in _drivers.items() if key[0] == pid]
+        drivers = [shared.driver for key, shared in _drivers.items() if key[0] == pid]
     for client in clients:
         if client is not None:
             with contextlib.suppress(Exception):
                 client.close()
-    for directory, driver, file in drivers:
+    for driver in drivers:
         if driver is not None:
             with contextlib.suppress(Exception):
-                mine = file == _file(directory)
                 driver.close()
-                if mine:
-                    shutil.rmtree(directory, ignore_errors=True)
