@@ -73,7 +73,7 @@ def test_a_driver_that_ends_and_runs_again(place: Path, parts: Parts, how: signa
     late = parts.client("threads", of(place))
     assert late.first["error"] == "ConnectionBrokenError"
     assert f"no media driver runs in {place}" in late.first["text"] or "cannot send by Aeron now" in late.first["text"]
-    server.until(lambda s: s["clients"] == 0)
+    server.until(lambda s: s["ports"] == 0)
     server.ask("publish 200")
     with driver(place):
         for client in clients:
@@ -173,7 +173,7 @@ def test_a_driver_that_another_version_follows(place: Path, parts: Parts) -> Non
         with (place / "cnc.dat").open("r+b") as file:
             file.write(struct.pack("<i", 2 << 16))
         client.until(lambda c: not c["connected"] and any("2.0.0" in reason for reason in c["reasons"]))
-        server.until(lambda s: s["clients"] == 0)
+        server.until(lambda s: s["ports"] == 0)
         shutil.rmtree(place)
     with driver(place):
         joined(server, [client])
