@@ -157,21 +157,29 @@ def test_a_server_that_is_killed_in_a_batch_and_restarted_ends_with_every_row(
     questdb_server: QuestDBServer, conf: Conf
 ) -> None:
     def work() -> None:
-        with writer_of(structs.replace(conf, chunk_rows=500, retry_timeout=60_000)) as writer:
-            for start in range(0, 60_000, 10_000):
-                writer.write([trade(i) for i in range(start, start + 10_000)])
-                writer.flush()
-            done.append(writer.counters.retries)
+        try:
+            with writer_of(structs.replace(conf, chunk_rows=500, retry_timeout=240_000)) as writer:
+                count = 0
+                while count < 60_000 or not back.is_set():  # so that it writes all the time, however fast it is
+                    writer.write([trade(i) for i in range(count, count + 10_000)])
+                    writer.flush()
+                    count += 10_000
+                    flushed.set()
+                done.append((writer.counters.retries, count))
+        finally:
+            flushed.set()
 
-    done: list[int] = []
+    done: list[tuple[int, int]] = []
+    flushed, back = threading.Event(), threading.Event()
     thread = later(0.0, work)
-    questdb_server.wait_for(lambda: conf.table("gaps") in questdb_server.tables(), "the schema is there")
-    time.sleep(0.5)
+    flushed.wait()
     questdb_server.kill()
     questdb_server.start()
+    back.set()
     thread.join()
-    assert done[0] > 0
-    assert ids(questdb_server, conf) == list(range(60_000))
+    ((retries, count),) = done
+    assert retries > 0
+    assert ids(questdb_server, conf) == list(range(count))
 
 
 def test_lost_acknowledgements_double_nothing(questdb_server: QuestDBServer, conf: Conf, proxy: FaultProxy) -> None:

@@ -18,6 +18,9 @@ use crate::publication::PubInner;
 use crate::subscription::SubInner;
 
 const ERRORS_MAX: usize = 256;
+/// How long the reason of a client that is closed is waited for, and what stands for none.
+const REASON: Duration = Duration::from_millis(500);
+const NO_REASON: i32 = -1;
 const ENDPOINT_CLOSING: i32 = -10;
 const DRIVER_TIMEOUT: i32 = ae::AERON_CLIENT_ERROR_DRIVER_TIMEOUT as i32;
 
@@ -50,10 +53,10 @@ unsafe extern "C" fn on_error(errors: *mut c_void, code: c_int, message: *const 
     // SAFETY: the errors live as long as the client; the text until the end of this call.
     let (errors, text) = unsafe { (&*(errors as *const Errors), CStr::from_ptr(message).to_string_lossy()) };
     let fatal = ae::AERON_CLIENT_ERROR_DRIVER_TIMEOUT as i32..=ae::AERON_CLIENT_ERROR_CONDUCTOR_SERVICE_TIMEOUT as i32;
-    if fatal.contains(&code.abs()) {
-        errors.fatal.store(code.abs(), Ordering::Release);
-    }
     errors.push(-code.abs(), tidy(&text));
+    if fatal.contains(&code.abs()) {
+        errors.fatal.store(code.abs(), Ordering::Release); // last: who sees it finds the text
+    }
 }
 
 /// The C client; all use of it, and of async handles, is under the mutex that holds it.
@@ -136,12 +139,27 @@ impl ClientInner {
         if !unsafe { ae::aeron_is_closed(core.client) } {
             return Ok(());
         }
-        let fatal = self.errors.fatal.load(Ordering::Acquire);
+        // The library closes the client first and says why afterwards, from its own thread.
+        let mut fatal = self.errors.fatal.load(Ordering::Acquire);
+        let end = Instant::now() + REASON;
+        while fatal == 0 {
+            if Instant::now() > end {
+                // It has none, and nobody waits for it again.
+                fatal = self
+                    .errors
+                    .fatal
+                    .compare_exchange(0, NO_REASON, Ordering::AcqRel, Ordering::Acquire)
+                    .map_or_else(|said| said, |_| NO_REASON);
+                break;
+            }
+            sleep(Duration::from_millis(1));
+            fatal = self.errors.fatal.load(Ordering::Acquire);
+        }
         let list = self.errors.list.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = list
             .iter()
             .rev()
-            .find(|(code, _)| fatal != 0 && *code == -fatal)
+            .find(|(code, _)| fatal > 0 && *code == -fatal)
             .map_or_else(|| "no reason given".to_owned(), |(_, text)| text.clone());
         if fatal == DRIVER_TIMEOUT {
             return Err(Fail::new(

@@ -2,6 +2,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,7 @@ pub struct DriverInner {
     closed: AtomicBool,
     generation: u64,
     directory: String,
+    file: Option<(u64, u64)>,
 }
 
 impl DriverInner {
@@ -53,10 +55,16 @@ impl DriverInner {
         let mut raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(raw) = raw.take() {
             // SAFETY: taken once; the context outlives the driver.
+            unsafe { md::aeron_driver_close(raw.driver) };
+            // The directory may be another driver's by now: somebody deleted ours, and another one started there.
+            let lock = lock_parent(&self.directory);
+            let ours = self.file.is_some() && self.file == identity(&self.directory);
+            // SAFETY: as above.
             unsafe {
-                md::aeron_driver_close(raw.driver);
+                md::aeron_driver_context_set_dir_delete_on_shutdown(raw.context, ours);
                 md::aeron_driver_context_close(raw.context);
             }
+            drop(lock);
         }
     }
 
@@ -198,6 +206,12 @@ fn start(settings: &Settings, directory: &str) -> Result<Raw, Fail> {
         }
     }
     Ok(Raw { context, driver })
+}
+
+/// Which file of a driver is in a directory.
+fn identity(directory: &str) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(Path::new(directory).join("cnc.dat")).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// One start at a time among all processes: a lock on the folder that the directory is in, which leaves no file behind.
@@ -397,6 +411,7 @@ impl MediaDriver {
             raw: Mutex::new(Some(raw)),
             closed: AtomicBool::new(false),
             generation: process::generation(),
+            file: identity(&directory),
             directory,
         });
         crate::remember_driver(py, &inner);

@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::buffer::Held;
+use crate::buffer::{Held, item, plain};
 use crate::claim::{Claim, Mapping, Open};
 use crate::conductor::ClientInner;
 use crate::errors::{Fail, Kind, last_client};
@@ -299,6 +299,9 @@ fn too_long(length: usize, most: usize, what: &str) -> PyErr {
 
 impl PubInner {
     fn offer_one(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<i64> {
+        if let Some(bytes) = plain(data, LONG.min(self.max_message_length)) {
+            return Ok(self.offer(bytes.as_ptr(), bytes.len()));
+        }
         // Held over the whole call: whatever Python code its release runs, it runs without the mutex.
         let held = Held::read(data)?;
         let length = held.len();
@@ -318,7 +321,7 @@ impl PubInner {
         }
         let (mut accepted, mut result) = (0, 0);
         for index in start as usize..items.len()? {
-            let one = match items.get_item(index).and_then(|item| self.offer_one(py, &item)) {
+            let one = match item(items, index).and_then(|item| self.offer_one(py, &item)) {
                 Ok(one) => one,
                 // What was accepted must be told; the next call meets the error at once.
                 Err(_) if accepted > 0 => break,

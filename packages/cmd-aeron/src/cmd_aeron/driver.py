@@ -39,6 +39,14 @@ def _time(text: str) -> int:
     return int(match[1]) * _TIMES[match[2]]
 
 
+def _file(directory: str) -> tuple[int, int] | None:
+    try:
+        found = Path(directory, "cnc.dat").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cmd_aeron.driver",
@@ -81,8 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with MediaDriver(directory, **options) as driver:
             sys.stdout.write(f"Aeron media driver {version()} ready in {driver.directory} (process {os.getpid()})\n")
             sys.stdout.flush()
+            file = _file(driver.directory)
             while not ended.wait(_LOOK):
-                if not Path(driver.directory, "cnc.dat").exists():
+                if _file(driver.directory) != file:
                     raise AeronError(
                         f"the directory {driver.directory} was deleted under the running driver",
                         "start it again; clients must connect anew",

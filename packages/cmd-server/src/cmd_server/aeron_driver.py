@@ -18,7 +18,6 @@ import atexit
 import contextlib
 import os
 import secrets
-import shutil
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -56,6 +55,7 @@ class _Shared:
 
 class _Driver(_Shared):
     driver: MediaDriver | None = None
+    file: tuple[int, int] | None = None  # which it made in its directory
 
 
 class _Client(_Shared):
@@ -70,6 +70,12 @@ class DriverHandle:
         self.embedded = shared is not None
         self._shared = shared
         self._key = key
+
+    @property
+    def intact(self) -> bool:
+        """Whether a driver of this process still has the directory that it made; True of others. Never waits."""
+        shared = self._shared
+        return shared is None or shared.file == _file(self.directory)
 
     def release(self) -> None:
         """Give it back; the last one who does ends a driver of this process and removes its directory."""
@@ -86,8 +92,7 @@ class DriverHandle:
                     del _drivers[self._key]
             driver, shared.driver = shared.driver, None
             if driver is not None:
-                driver.close()
-                shutil.rmtree(self.directory, ignore_errors=True)
+                driver.close()  # which deletes its directory, where that is not another's by now
 
 
 class ClientHandle:
@@ -126,13 +131,29 @@ class ClientHandle:
                 client.close()
 
 
+def _file(directory: str) -> tuple[int, int] | None:
+    """Return which file of a driver is in a directory, None where there is none."""
+    try:
+        found = os.stat(os.path.join(directory, "cnc.dat"))
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def running(directory: str) -> bool:
-    """Whether a driver runs in a directory, of this process or of another; waits 1.5 s at most."""
+    """Whether a driver runs in a directory, of this process or of another; waits 1.5 s at most.
+
+    Raises ServerError in one line where its files are of another version.
+    """
     with _lock:
         shared = _drivers.get((os.getpid(), directory))
-    if shared is not None and shared.driver is not None:
+    if shared is not None and shared.driver is not None and shared.file == _file(directory):
         return True
-    return bool(native().driver_status(directory).running)
+    aeron = native()
+    try:
+        return bool(aeron.driver_status(directory).running)
+    except aeron.AeronError as error:
+        raise explained(error) from error
 
 
 def acquire_driver(settings: Settings) -> DriverHandle:
@@ -165,6 +186,7 @@ def acquire_driver(settings: Settings) -> DriverHandle:
             if shared.driver is None:
                 try:
                     shared.driver = _start(directory, settings)
+                    shared.file = _file(directory)
                 except BaseException as error:
                     with _lock:
                         del _drivers[key]
@@ -174,6 +196,9 @@ def acquire_driver(settings: Settings) -> DriverHandle:
                             return DriverHandle(directory)
                         raise explained(error) from error
                     raise
+            elif shared.file != _file(directory):
+                hint = "it is made again when all who use it here have let go"
+                raise ServerError(f"the directory {directory} was deleted under its driver", hint=hint)
             shared.users += 1
             return DriverHandle(directory, shared, key)
 
@@ -259,13 +284,12 @@ def _end() -> None:
     pid = os.getpid()
     with _lock:
         clients = [shared.client for (owner, _), shared in _clients.items() if owner == pid]
-        drivers = [(key[1], shared.driver) for key, shared in _drivers.items() if key[0] == pid]
+        drivers = [shared.driver for key, shared in _drivers.items() if key[0] == pid]
     for client in clients:
         if client is not None:
             with contextlib.suppress(Exception):
                 client.close()
-    for directory, driver in drivers:
+    for driver in drivers:
         if driver is not None:
             with contextlib.suppress(Exception):
                 driver.close()
-                shutil.rmtree(directory, ignore_errors=True)

@@ -171,8 +171,8 @@ class AeronLink:
                 moved = self._switch.route is not None
                 self._first += self._switch.incoming(view[:size])
                 self._come.set()
-                if self._switch.route is not None and not moved:
-                    await self._follow()
+                if self._switch.route is not None and not moved and not await self._follow(view):
+                    break
         except ServerError as error:
             self._error = error
         except asyncio.CancelledError:
@@ -186,12 +186,20 @@ class AeronLink:
             self._pump.drain()
         self._come.set()
 
-    async def _follow(self) -> None:
-        """Subscribe where the server sends to from now on."""
+    async def _follow(self, view: memoryview) -> bool:
+        """Subscribe where the server sends to from now on; where that fails control may say why."""
         route = self._switch.route
         assert route is not None
         way = self._way
-        subscription = await _in_thread(lambda: way.follow(route), lambda made: made.close())
+        try:
+            subscription = await _in_thread(lambda: way.follow(route), lambda made: made.close())
+        except ConnectionBrokenError as error:
+            self._error = error
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE):
+                    while not self._switch.late and (size := await self._control.receive_into(view)):
+                        self._switch.incoming(view[:size])
+            return False
         self._pump = Pump(
             subscription,
             self.peer,
@@ -203,6 +211,7 @@ class AeronLink:
             ended=way.close,
         )
         self._pump.start()
+        return True
 
     def _wake(self) -> None:
         """Called in the pump's thread; raises RuntimeError where the loop is closed."""
@@ -287,6 +296,13 @@ class BlockingAeronLink:
             if self._over or (self._ended and self._subscription is None):
                 return self._last(buffer)
             left = _SLICE if end is None else min(_SLICE, end - time.monotonic())
+            if self._lost and self._subscription is None:  # it could not be subscribed to: control may say why
+                self._over = bool(self._switch.late) or time.monotonic() - self._lost > _GRACE
+                if not self._over:
+                    with contextlib.suppress(TimeoutError):
+                        self._look(max(0.0, left))
+                    self._in_time(end)
+                continue
             if self._subscription is None:
                 self._look(None if end is None else max(0.0, end - time.monotonic()))
                 continue
@@ -304,9 +320,12 @@ class BlockingAeronLink:
                 with contextlib.suppress(TimeoutError):
                     self._look(max(0.0, left) if failed else 0.0)
             self._judge(failed)
-            if end is not None and time.monotonic() >= end and not (self.over or self._first):
-                raise TimeoutError
+            self._in_time(end)
         return 0
+
+    def _in_time(self, end: float | None) -> None:
+        if end is not None and time.monotonic() >= end and not (self._over or self._first):
+            raise TimeoutError
 
     def _look(self, timeout: float | None) -> None:
         """Read control; raises TimeoutError."""
@@ -323,9 +342,13 @@ class BlockingAeronLink:
             self._ended = time.monotonic()
             if self._subscription is not None and isinstance(self._error, ConnectionBrokenError):
                 self._error = gone(self.peer, "the control connection was lost")
-        elif self._switch.route is not None and self._subscription is None:
-            self._subscription = self._way.follow(self._switch.route)
+        elif self._switch.route is not None and self._subscription is None and not self._lost:
             self._since = time.monotonic()
+            try:
+                self._subscription = self._way.follow(self._switch.route)
+            except ConnectionBrokenError as error:
+                self._error, self._lost = error, self._since
+                return
             if self._closed:
                 self._subscription.stop()
 

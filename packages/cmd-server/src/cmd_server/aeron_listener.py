@@ -171,7 +171,11 @@ class AeronListener:
         return made
 
     def _status(self) -> tuple[bool, int]:
-        status = native().driver_status(self.directory)
+        aeron = native()
+        try:
+            status = aeron.driver_status(self.directory)
+        except aeron.AeronError:  # its files are another driver's, of another version
+            return False, -1
         return bool(status.running), int(status.pid)
 
     async def _thread(self, work: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
@@ -250,7 +254,7 @@ class AeronListener:
         if handle is None or driver is None:
             return
         self._looks += 1
-        if not handle.usable:
+        if not handle.usable or (self._looks % _ASK == 0 and not driver.intact):
             self._lost(handle)
         elif not driver.embedded and self._looks % _ASK == 0 and self._asking is None:
             self._asking = self._loop.run_in_executor(self._pool, self._status)

@@ -67,7 +67,7 @@ class Way(Generic[_T]):
         if not self.client.usable:
             return False
         if self.driver.embedded:
-            return True
+            return self.driver.intact
         try:
             status = native().driver_status(self.driver.directory)  # Aeron itself notices late
         except native().AeronError:  # its files are another driver's, or being written
