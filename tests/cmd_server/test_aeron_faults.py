@@ -83,7 +83,7 @@ def test_a_driver_that_ends_and_runs_again(place: Path, parts: Parts, how: signa
         for client in clients:
             found = client.reaches(600)
             assert (found["first"], found["received"], found["told"]) == (1, 600, 0)
-    assert server.said().count("is gone") == 1
+        assert server.said().count("is gone") == 1
 
 
 def test_a_server_that_may_takes_the_place_of_a_killed_driver(place: Path, parts: Parts) -> None:
@@ -179,7 +179,7 @@ def test_a_driver_that_another_version_follows(place: Path, parts: Parts) -> Non
         joined(server, [client])
         server.ask("publish 5")
         client.reaches(5)
-    assert server.said().count("is gone") == 1
+        assert server.said().count("is gone") == 1
 
 
 # -- clients
