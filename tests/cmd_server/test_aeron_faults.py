@@ -182,6 +182,17 @@ def test_a_driver_that_another_version_follows(place: Path, parts: Parts) -> Non
         assert server.said().count("is gone") == 1
 
 
+@pytest.mark.parametrize("more", ["", "&shared=1"])
+def test_a_server_that_ends_while_it_looks_for_a_driver(place: Path, parts: Parts, more: str) -> None:
+    with driver(place) as first:
+        server = parts.server(at(place, "driver=external") + more)
+        first.kill()
+        first.wait(DEADLINE)
+        until(lambda: "is gone" in server.said() or "is lost" in server.said())
+    server.close()  # looking takes over a second where a driver was killed: nearly always in the middle of it
+    assert server.process.returncode == 0
+
+
 # -- clients
 
 
