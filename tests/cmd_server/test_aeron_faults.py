@@ -141,6 +141,24 @@ def test_a_directory_that_is_deleted_under_a_serving_server(place: Path, parts: 
         assert client.reaches(20)["told"] == 0
 
 
+def test_a_directory_that_is_deleted_under_a_shared_stream(place: Path, parts: Parts) -> None:
+    server = parts.server(at(place, "shared=1"))
+    clients = parts.clients(f"{of(place)}&shared=1")
+    server.until(lambda s: s["subscribed"] == 3)  # the stream itself is one
+    server.ask("publish 10")
+    for client in clients:
+        client.reaches(10)
+    shutil.rmtree(place)
+    server.until(lambda s: s["rebuilt"] == 1)
+    assert place.is_dir()
+    # Control carries everything meanwhile; when it is over the stream does again.
+    before = server.ask()["packets"]
+    total = server.until(lambda s: s["packets"] > before, "publish 5")["published"]
+    for client in clients:
+        found = client.reaches(total)
+        assert (found["received"], found["told"], found["connects"]) == (total, 0, 1)
+
+
 def test_files_of_another_version_are_one_line_for_both_sides(place: Path, parts: Parts) -> None:
     server = parts.server(at(place))
     other = place.parent / "other"
