@@ -27,7 +27,7 @@ from cmd_server.client.aio import connect as aio_connect
 from cmd_server.client.events import Connected
 from cmd_server.messages import Kind
 
-DEADLINE = 60.0  # s; a wait ends as soon as what it waits for is there
+DEADLINE = 120.0  # s, for machines that do much else; a wait ends as soon as what it waits for is there
 
 
 class Ledger:
