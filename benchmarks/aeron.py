@@ -297,10 +297,12 @@ def path(options: argparse.Namespace) -> list[Entry]:
     print(
         f"\npath: records to books; us of CPU for one message to one client, at a rate and flat out; idle={options.idle}"
     )
-    print("                                             at a rate          flat out                    to each")
+    print(
+        "                                             at a rate                       flat out                       to each"
+    )
     for (kind, clients), row in middle.items():
         print(
-            f"  {clients:>3} clients {PATHS[kind]:<32} server {row['server']:>6.2f}  client {row['client']:>6.2f}   "
+            f"  {clients:>3} clients {PATHS[kind]:<32} server {row['server']:>6.2f} (loop {row['loop']:>5.2f})  client {row['client']:>6.2f}   "
             f"server {row['server_flat']:>6.2f}  client {row['client_flat']:>6.2f}  {row['rate']:>9,.0f} msg/s"
         )
     made = []

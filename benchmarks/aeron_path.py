@@ -132,7 +132,7 @@ async def _server(kind: str, clients: int, part: int, idle: str, folder: str) ->
             server.publish(records)
             await asyncio.sleep(max(0.0, now + number * pause - time.monotonic()))
         first = [json.loads(await line(pipe)) for pipe in pipes if pipe is not None]
-        middle, alone = time.process_time_ns(), time.thread_time_ns() - alone
+        middle, alone, alone_flat = time.process_time_ns(), time.thread_time_ns() - alone, time.thread_time_ns()
         begun = time.monotonic_ns()
         hub = server.hub
         for records in flat:
@@ -141,7 +141,7 @@ async def _server(kind: str, clients: int, part: int, idle: str, folder: str) ->
             while any(len(client.queue) > WAITING for client in hub.clients):
                 await asyncio.sleep(0.005)
         second = [json.loads(await line(pipe)) for pipe in pipes if pipe is not None]
-        end = time.process_time_ns()
+        end, alone_flat = time.process_time_ns(), time.thread_time_ns() - alone_flat
     finally:
         for each in found:
             each.kill()
@@ -158,6 +158,7 @@ async def _server(kind: str, clients: int, part: int, idle: str, folder: str) ->
         "client": sum(told["cpu"] for told in first) / 1000 / many[0] / clients,
         "server_flat": (end - middle) / 1000 / many[1] / clients,
         "client_flat": sum(told["cpu"] for told in second) / 1000 / many[1] / clients,
+        "loop_flat": alone_flat / 1000 / many[1] / clients,
         "rate": many[1] / ((max(told["end"] for told in second) - begun) / 1e9),
     }
 

@@ -312,6 +312,7 @@ def test_a_driver_that_does_not_answer_times_out(directory) -> None:
         cmd_aeron.Client(directory, driver_timeout=60 * SECOND) as client,
     ):
         process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # all its threads stand still
         with pytest.raises(cmd_aeron.AeronTimeoutError) as caught:
             client.add_publication("aeron:ipc", next(streams), timeout=SECOND // 10)
         assert "100 ms" in one_line(caught)

@@ -27,7 +27,7 @@ from cmd_server.client.aio import connect as aio_connect
 from cmd_server.client.events import Connected
 from cmd_server.messages import Kind
 
-DEADLINE = 60.0  # s; a wait ends as soon as what it waits for is there
+DEADLINE = 120.0  # s, for machines that do much else; a wait ends as soon as what it waits for is there
 
 
 class Ledger:
@@ -100,6 +100,7 @@ async def _lines() -> asyncio.StreamReader:
 async def serve(first: int, addresses: list[str]) -> None:
     """Publish on ``publish N``; ``drop`` cuts all connections; every line is answered by the state."""
     from cmd_server.aeron_listener import AeronListener
+    from cmd_server.aeron_shared import SharedListener
     from cmd_server.limits import Limits
     from cmd_server.server import Server
     from cmd_server.transport import ListenOptions
@@ -109,6 +110,7 @@ async def serve(first: int, addresses: list[str]) -> None:
     async with Server(limits=Limits(heartbeat=300_000_000), options=options) as server:
         listeners = await server.listen_all(addresses)
         mine = [listener for listener in listeners if isinstance(listener, AeronListener)]
+        shared = [listener for listener in listeners if isinstance(listener, SharedListener)]
         say(addresses=[str(listener.address) for listener in listeners])
         reader = await _lines()
         while line := (await reader.readline()).decode().split():
@@ -128,7 +130,8 @@ async def serve(first: int, addresses: list[str]) -> None:
                 sessions=len(server.sessions),
                 blocked=sum(not session.port.writable for session in server.sessions),
                 ports=sum(listener.ports for listener in mine),
-                rebuilt=sum(listener.rebuilt for listener in mine),
+                rebuilt=sum(listener.rebuilt for listener in (*mine, *shared)),
+                packets=sum(listener.sender.packets for listener in shared if listener.sender is not None),
                 byes=server.hub.counters.byes,
             )
 

@@ -112,6 +112,10 @@ def test_options(text: str, side: str, field: str, value: object) -> None:
         ("aeron:udp?shared=1", "server", "names no endpoint; add endpoint=ADDRESS:PORT, a multicast group"),
         ("aeron:udp?shared=1&endpoint=1.2.3.4:0", "server", "is none"),
         ("aeron:udp?interface=eth0", "server", "interface=eth0 .* is none"),
+        ("aeron:udp?interface=127.0.0.1/8|mtu=64", "server", "interface=127.0.0.1/8.mtu=64 .* is none"),
+        ("aeron:udp?interface=127.0.0.1/33", "server", "is none"),
+        ("aeron:udp?interface=fe80::1%25a|ttl=9", "server", "is none"),
+        ("aeron:udp?endpoint=[::1%25a|endpoint=10.1.2.3:9]:9", "server", "is none"),
     ],
 )
 def test_what_is_no_address_is_one_clear_line(text: str, side: str, words: str) -> None:
@@ -169,7 +173,9 @@ def test_routes_are_read_as_they_were_written(endpoint: str, stream: int, sessio
 @pytest.mark.parametrize(
     "text",
     ["", "aeron", "tcp:127.0.0.1:9", "aeron:ipc?endpoint=127.0.0.1:4000", "aeron:udp", "aeron:udp?endpoint=127.0.0.1:0",
-     "aeron:udp?endpoint=x:1", "aeron:ipc?stream=x", "aeron:ipc?stream=9999999999", "aeron:ipc?term-length=1g", "aeron:ipc?stream=1|dir=x"],
+     "aeron:udp?endpoint=x:1", "aeron:ipc?stream=x", "aeron:ipc?stream=9999999999", "aeron:ipc?term-length=1g", "aeron:ipc?stream=1|dir=x",
+     "aeron:udp?endpoint=[::1%25a|endpoint=10.1.2.3:9|x=]:9&stream=5", "aeron:udp?endpoint=[::1%25a|term-length=1g]:9&stream=5",
+     "aeron:udp?endpoint=127.0.0.1:9|mtu=8k&stream=5"],
 )  # fmt: skip
 def test_what_is_no_route_is_refused(text: str) -> None:
     with pytest.raises((UsageError, UnknownNameError)):

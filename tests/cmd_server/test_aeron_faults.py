@@ -83,7 +83,7 @@ def test_a_driver_that_ends_and_runs_again(place: Path, parts: Parts, how: signa
         for client in clients:
             found = client.reaches(600)
             assert (found["first"], found["received"], found["told"]) == (1, 600, 0)
-    assert server.said().count("is gone") == 1
+        assert server.said().count("is gone") == 1
 
 
 def test_a_server_that_may_takes_the_place_of_a_killed_driver(place: Path, parts: Parts) -> None:
@@ -141,6 +141,24 @@ def test_a_directory_that_is_deleted_under_a_serving_server(place: Path, parts: 
         assert client.reaches(20)["told"] == 0
 
 
+def test_a_directory_that_is_deleted_under_a_shared_stream(place: Path, parts: Parts) -> None:
+    server = parts.server(at(place, "shared=1"))
+    clients = parts.clients(f"{of(place)}&shared=1")
+    server.until(lambda s: s["subscribed"] == 3)  # the stream itself is one
+    server.ask("publish 10")
+    for client in clients:
+        client.reaches(10)
+    shutil.rmtree(place)
+    server.until(lambda s: s["rebuilt"] == 1)
+    assert place.is_dir()
+    # Control carries everything meanwhile; when it is over the stream does again.
+    before = server.ask()["packets"]
+    total = server.until(lambda s: s["packets"] > before, "publish 5")["published"]
+    for client in clients:
+        found = client.reaches(total)
+        assert (found["received"], found["told"], found["connects"]) == (total, 0, 1)
+
+
 def test_files_of_another_version_are_one_line_for_both_sides(place: Path, parts: Parts) -> None:
     server = parts.server(at(place))
     other = place.parent / "other"
@@ -179,7 +197,18 @@ def test_a_driver_that_another_version_follows(place: Path, parts: Parts) -> Non
         joined(server, [client])
         server.ask("publish 5")
         client.reaches(5)
-    assert server.said().count("is gone") == 1
+        assert server.said().count("is gone") == 1
+
+
+@pytest.mark.parametrize("more", ["", "&shared=1"])
+def test_a_server_that_ends_while_it_looks_for_a_driver(place: Path, parts: Parts, more: str) -> None:
+    with driver(place) as first:
+        server = parts.server(at(place, "driver=external") + more)
+        first.kill()
+        first.wait(DEADLINE)
+        until(lambda: "is gone" in server.said() or "is lost" in server.said())
+    server.close()  # looking takes over a second where a driver was killed: nearly always in the middle of it
+    assert server.process.returncode == 0
 
 
 # -- clients

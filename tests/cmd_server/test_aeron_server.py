@@ -307,6 +307,8 @@ async def test_ipc_is_for_this_machine_only_and_udp_for_control_s_own_host(place
             ("aeron:udp", "10.1.2.3:999", "aeron:udp?endpoint=127.0.0.1:4000&stream=1", "receive at 10.1.2.3"),
             ("aeron:udp", "unix:/x pid 1", "aeron:udp?endpoint=127.0.0.1:4000&stream=1", ""),
             ("aeron:udp", "unix:/x pid 1", "aeron:udp?endpoint=10.1.2.3:4000&stream=1", "is not where"),
+            # What a zone of an address may hold must not become a part of the channel.
+            ("aeron:udp", "unix:/x pid 1", "aeron:udp?endpoint=[::1%25a|endpoint=10.1.2.3:9|x=]:9&stream=1", "is none"),
             ("aeron:udp?endpoint=10.1.2.3:0", "10.9.9.9:1", "aeron:udp?endpoint=10.1.2.3:77&stream=1", ""),
             ("aeron:udp?endpoint=10.1.2.3:76", "10.1.2.3:1", "aeron:udp?endpoint=10.1.2.3:77&stream=1", "sends to 10.1.2.3:76 only"),
         ):  # fmt: skip

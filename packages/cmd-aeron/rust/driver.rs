@@ -2,7 +2,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +28,9 @@ const OWN: [&str; 6] = [
     "counters",
     "dumps",
 ];
+
+/// The library cuts longer paths of its files (at 384) without a word.
+const LONGEST: usize = 320;
 
 struct Raw {
     context: *mut md::aeron_driver_context_t,
@@ -264,6 +267,16 @@ fn in_use(directory: &str, status: &Status) -> Fail {
 
 /// Refuses a directory that a driver lives in, or that holds what no driver wrote.
 fn check_directory(directory: &str) -> Result<(), Fail> {
+    if directory.len() > LONGEST {
+        return Err(Fail::new(
+            Kind::Storage,
+            format!(
+                "the name of an Aeron directory has {LONGEST} bytes at most, this one has {}",
+                directory.len()
+            ),
+        )
+        .hint("name a shorter one, as /dev/shm/aeron-md"));
+    }
     let status = cnc::status(directory)?;
     if status.running || status.alive {
         return Err(in_use(directory, &status));
@@ -292,10 +305,23 @@ fn check_directory(directory: &str) -> Result<(), Fail> {
     Ok(())
 }
 
+/// Takes from group and others what is of no use to them: who may not write there can be no client, but could read
+/// everything that is sent. A directory that the umask opens to writers stays open to them.
+fn close_to_readers(directory: &str) -> std::io::Result<()> {
+    let mode = std::fs::metadata(directory)?.permissions().mode() & 0o7777;
+    let kept = [0o070, 0o007]
+        .into_iter()
+        .filter(|class| mode & class & 0o022 == 0)
+        .fold(mode, |kept, class| kept & !class);
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(kept))
+}
+
 fn launch(settings: &Settings, directory: &str) -> Result<Raw, Fail> {
     let lock = lock_parent(directory)?;
     check_directory(directory)?;
     let raw = start(settings, directory)?;
+    // Before anything is sent. Where it fails the directory is gone again, which is noticed soon.
+    let _ = close_to_readers(directory);
     let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
         if cnc::status(directory).is_ok_and(|status| status.running) {

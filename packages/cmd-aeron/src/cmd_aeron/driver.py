@@ -6,6 +6,7 @@ One line on standard output says that it is ready. SIGINT and SIGTERM end it in 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -47,12 +48,19 @@ def _file(directory: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _say(line: str) -> None:
+    """Write a line for whoever may read it: a driver runs whether anybody does or not."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # None, full or gone, closed
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cmd_aeron.driver",
         description=f"Run Aeron's media driver ({version()}) until SIGINT or SIGTERM. Sizes as 64k, 1m; times as 500ms, 3s.",
     )
-    parser.add_argument("--dir", default="", help=f"its directory; default {default_directory()}")
+    parser.add_argument("--dir", default=default_directory(), help=f"its directory; default {default_directory()}")
     parser.add_argument("--threading", default="shared", choices=("shared", "shared-network", "dedicated"))
     parser.add_argument("--idle", default="backoff", choices=("backoff", "sleep", "yield", "spin", "noop"))
     for name, what in (
@@ -79,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a driver until a signal ends it: 0; 1 after one line of error, 2 on wrong arguments."""
     options = vars(_parser().parse_args(arguments))
     directory = options.pop("dir")
+    if directory == "":  # of a variable that is not set, rather than the default
+        sys.stderr.write("cmd_aeron.driver: --dir names no directory (name one, or leave it out)\n")
+        return 2
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -87,8 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with MediaDriver(directory, **options) as driver:
-            sys.stdout.write(f"Aeron media driver {version()} ready in {driver.directory} (process {os.getpid()})\n")
-            sys.stdout.flush()
+            _say(f"Aeron media driver {version()} ready in {driver.directory} (process {os.getpid()})\n")
             file = _file(driver.directory)
             while not ended.wait(_LOOK):
                 if _file(driver.directory) != file:

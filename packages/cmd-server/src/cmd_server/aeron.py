@@ -63,6 +63,7 @@ _UDP_ONLY: Final = ("endpoint", "interface")
 _SHARED_ONLY: Final = ("topics", "heartbeat")
 _UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _TIMES: Final = {"ms": 1_000_000, "s": 1_000_000_000}
+_RESERVED: Final = frozenset("|=?,& ")  # of a channel's own syntax
 _STREAM_CONTROL: Final = ("tcp", "unix", "ws")
 
 
@@ -236,7 +237,7 @@ def _control(address: Address, side: str, medium: str, directory: str) -> str:
 def _host_port(address: Address, text: str, least: int = 0) -> tuple[str, int]:
     """Return host and port of an endpoint, whose host must be a number; raises UsageError."""
     try:
-        host, port, _ = Address("endpoint", text).host_port()
+        host, port, _ = Address("endpoint", _plain(text)).host_port()
         ip_address(host)
     except (UsageError, ValueError):
         port = -1
@@ -244,6 +245,13 @@ def _host_port(address: Address, text: str, least: int = 0) -> tuple[str, int]:
         hint = "write it as endpoint=ADDRESS:PORT, such as 127.0.0.1:40123"
         raise UsageError(f"endpoint={text} of {address} is none", hint=hint)
     return host, port
+
+
+def _plain(text: str) -> str:
+    """Return a text that may stand in a channel: Python takes anything for an address's zone; raises ValueError."""
+    if set(text) & _RESERVED or not text.isascii() or not text.isprintable():
+        raise ValueError(text)
+    return text
 
 
 def _endpoint(address: Address, side: str, shared: bool, control: str) -> str:
@@ -267,7 +275,10 @@ def _interface(address: Address) -> str:
     text = address.options.get("interface", "")
     if text:
         try:
-            ip_address(text.partition("/")[0].strip("[]"))
+            host, slash, bits = _plain(text).partition("/")
+            most = ip_address(host.strip("[]")).max_prefixlen
+            if slash and not (bits.isdigit() and int(bits) <= most):
+                raise ValueError(text)
         except ValueError:
             hint = "write it as interface=ADDRESS, one of this machine's"
             raise UsageError(f"interface={text} of {address} is none", hint=hint) from None

@@ -184,8 +184,10 @@ class AeronListener:
             future: Future[_T] = self._pool.submit(work)
         except RuntimeError:
             raise RefusedError("the server shuts down", "unavailable") from None
+        waiting = asyncio.wrap_future(future)
+        waiting.add_done_callback(_seen)
         try:
-            return await asyncio.shield(asyncio.wrap_future(future))
+            return await asyncio.shield(waiting)
         except asyncio.CancelledError:
 
             def late(done: Future[_T]) -> None:
@@ -263,6 +265,7 @@ class AeronListener:
     def _told(self, handle: ClientHandle, done: asyncio.Future[Any]) -> None:
         """Take what was found out about the driver: a client itself notices late that it is gone."""
         self._asking = None
+        _seen(done)
         if handle is not self._client or done.cancelled() or done.exception() is not None:
             return
         running, pid = done.result()
@@ -300,6 +303,12 @@ class AeronListener:
                 self.rebuilt += 1
                 _LOG.warning("%s: a media driver runs in %s again", self.address, self.directory)
                 return
+
+
+def _seen(done: asyncio.Future[Any]) -> None:
+    """Take an error for known, also where nobody waits for it any more."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _give_back(handles: tuple[ClientHandle | None, DriverHandle | None]) -> None:

@@ -192,7 +192,10 @@ class SharedListener:
         return way
 
     async def _thread(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.shield(self._loop.run_in_executor(self._pool, work))
+        working = self._loop.run_in_executor(self._pool, work)
+        # An error is known then, also where nobody waits for it any more.
+        working.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(working)
 
     async def _watch(self) -> None:
         """Look at the driver, and make the publication anew where it was lost."""
