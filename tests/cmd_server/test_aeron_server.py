@@ -382,6 +382,7 @@ async def test_a_client_that_vanishes_while_back_pressured(place: Path) -> None:
         (listener, *_) = await server.listen_all([aeron(place)])
         client = await joined(place, "trades v:A", policy=Policy.CONFLATE, queue=100_000)
         session = next(iter(server.sessions))
+        await until(lambda: session.port.writable)  # the port has seen that the client subscribed
         while session.port.writable:
             server.publish([trade(n) for n in range(200)])
             await asyncio.sleep(0)
