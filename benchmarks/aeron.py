@@ -37,7 +37,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE)]
-from bp import save  # noqa: E402
+from harness import save  # noqa: E402
 from server import Entry, entry, rounds  # noqa: E402
 
 PARTS = ("raw", "fanout", "latency", "pyaeron", "path", "lossless")

@@ -26,8 +26,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "micro")]
-from bp import save  # noqa: E402
 from depth_stream import Stream, depth_stream  # noqa: E402
+from harness import save  # noqa: E402
 
 VARIANTS = ("alone", "aggregated", "alone_best", "aggregated_best", "alone_top", "aggregated_top")
 # id -> (words, the variant, what it is compared with, at most so many times its cost; None: no target)

@@ -25,10 +25,10 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "micro"))
+sys.path[:0] = [str(HERE), str(HERE / "micro")]
 from depth_stream import Stream, depth_stream  # noqa: E402
+from harness import environment, results, save  # noqa: E402
 
-RESULTS = HERE / "results" / "latest.json"
 Top = tuple[float, float]
 # peer -> (its name in words, how many times its speed we want to reach, the distributions it uses)
 PEERS = {
@@ -166,13 +166,6 @@ def run(name: str, messages: int, seed: int) -> float:
     return used / 1000 / messages
 
 
-def save(entries: list[dict[str, object]]) -> None:
-    old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    ids = {entry["id"] for entry in entries}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps([entry for entry in old if entry["id"] not in ids] + entries, indent=1) + "\n")
-
-
 def _version(distribution: str) -> str:
     try:
         return f"{distribution} {version(distribution)}"
@@ -197,7 +190,8 @@ def main() -> int:
     for _ in range(options.rounds):
         for name in COMPETITORS:
             command = [sys.executable, str(Path(__file__).resolve()), "--child", name, *common]
-            times[name].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment(pure=True))
+            times[name].append(float(done.stdout))
     mine = median(times["ours"])
     print(f"BP: {options.messages} depth messages, {options.rounds} rounds, Python {platform.python_version()}")
     print(f"  ours: OrderBookBuilder, sequence checked ({_version('msgspec')}): {mine:.2f} us a message")
@@ -221,7 +215,7 @@ def main() -> int:
             }
         )
     save(entries)
-    print(f"  saved in {RESULTS.relative_to(HERE.parent)}")
+    print(f"  saved in {results()}")
     return 0
 
 

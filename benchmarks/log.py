@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 import os
 import platform
 import subprocess
@@ -27,7 +26,9 @@ from statistics import median
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "latest.json"
+sys.path[:0] = [str(HERE)]
+from harness import results, save  # noqa: E402
+
 BURST = 4000
 SLOW = {"picologging", "loguru", "stdlib"}  # a tenth of the calls is enough
 
@@ -275,13 +276,6 @@ def row(number: str, path: str, mine: float, theirs: float, name: str, target: f
     }  # fmt: skip
 
 
-def save(entries: list[dict[str, object]]) -> None:
-    old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    ids = {entry["id"] for entry in entries}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps([entry for entry in old if entry["id"] not in ids] + entries, indent=1) + "\n")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -326,7 +320,7 @@ def main() -> int:
         )
         rows[-1]["met"] = stay == 0
     save(rows)
-    print(f"  saved in {RESULTS.relative_to(HERE.parent)}")
+    print(f"  saved in {results()}")
     return 0
 
 

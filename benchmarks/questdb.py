@@ -37,7 +37,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "cmd_questdb")]
-from bp import save  # noqa: E402
+from harness import save  # noqa: E402
 
 sys.path.remove(str(HERE))  # or this file would be imported instead of the client of that name
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]

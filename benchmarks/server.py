@@ -15,7 +15,7 @@ What was received is compared with what was to be sent, outside every clock.
 
     python benchmarks/server.py [PART ...] [--rounds 5] [--quick] [--no-native]
 
-Needs pyzmq, uvloop, numpy and the package sbe; with rustc on the path a pair of Rust programs shows the floor of
+Needs pyzmq, uvloop, numpy, the package sbe and cmd-native, without which "ours" is measured, too; with rustc on the path a pair of Rust programs shows the floor of
 fanout and latency. Writes its results into benchmarks/results/latest.json, leaving other entries alone.
 """
 
@@ -38,10 +38,10 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE)]
-from bp import save  # noqa: E402
+from harness import save  # noqa: E402
 
 PARTS = ("fanout", "latency", "receive", "codec", "stop", "rate")
-FANOUT = ("ours", "ours_uvloop", "zmq", "zmq_records", "streams", "joined", "uvloop")
+FANOUT = ("ours", "ours_pure", "ours_uvloop", "zmq", "zmq_records", "streams", "joined", "uvloop")
 LATENCY = ("ours", "ours_raw", "ours_uvloop", "uvloop", "zmq", "streams")
 PINNED = ("ours", "ours_raw", "uvloop")
 STOP = ("ours", "zmq", "streams")
@@ -52,6 +52,7 @@ CLIENTS = (1, 10, 100)
 MESSAGES = {1: 40_000, 10: 15_000, 100: 2_500}  # of one run of fanout
 NAMES = {
     "ours": "server on asyncio",
+    "ours_pure": "server on asyncio without cmd-native",
     "ours_raw": "server on asyncio, bare socket and split as client",
     "ours_uvloop": "server on uvloop",
     "zmq": "ZeroMQ PUB/SUB",
@@ -148,6 +149,14 @@ def fanout(options: argparse.Namespace, pair: str) -> list[Entry]:
                     peer = median(times[kind, transport, n])
                     wanted = target if n == 10 else None
                     entries.append(entry(f"F1/{kind}_{transport}_{n}", path, ours, peer, NAMES[kind], wanted))
+            pure = median(times["ours_pure", transport, n])
+            entries.append(entry(f"F1/native_or_pure_{transport}_{n}", path, ours, pure, NAMES["ours_pure"]))
+            if n == 10:
+                for kind in ("zmq", "streams"):
+                    peer = median(times[kind, transport, n])
+                    entries.append(
+                        entry(f"F1/pure_{kind}_{transport}_{n}", f"{path}, no cmd-native", pure, peer, NAMES[kind])
+                    )
             better = median(times["ours_uvloop", transport, n])
             entries.append(entry(f"F1/uvloop_or_asyncio_{transport}_{n}", path, ours, better, NAMES["ours_uvloop"]))
     return entries
@@ -197,7 +206,7 @@ def latency(options: argparse.Namespace, pair: str) -> list[Entry]:
     return entries
 
 
-RECEIVE = ("split", "library", "buffered", "streams", "zmq")
+RECEIVE = ("split", "split_pure", "library", "library_pure", "buffered", "streams", "zmq")
 
 
 def receive(options: argparse.Namespace, pair: str) -> list[Entry]:
@@ -205,10 +214,11 @@ def receive(options: argparse.Namespace, pair: str) -> list[Entry]:
     times: dict[Any, list[float]] = defaultdict(list)
     messages = 100_000 if options.quick else 300_000
     for _, (kind, transport) in rounds(options.rounds, ways):
-        used = messages // (3 if kind in ("streams", "library") else 1)
+        used = messages // (3 if kind in ("streams", "library", "library_pure") else 1)
         times[kind, transport].append(child("receive", kind, transport, used)["cpu"] * 1e9 / used)
     words = {
-        "split": "recv_into and framing.split", "library": "client library, records",
+        "split": "recv_into and framing.split", "split_pure": "the same without cmd-native",
+        "library": "client library, records", "library_pure": "the same without cmd-native",
         "buffered": "uvloop BufferedProtocol", "streams": "asyncio streams", "zmq": "ZeroMQ SUB",
     }  # fmt: skip
     print("\nreceive: ns of CPU for a message of 104 bytes that waits")
@@ -222,8 +232,14 @@ def receive(options: argparse.Namespace, pair: str) -> list[Entry]:
         entries.append(entry(f"F3/limit_{transport}", path, ours, 150.0, "the target of 150 ns", 1.0))
         entries += [
             entry(f"F3/{kind}_{transport}", path, ours, middle[kind, transport], words[kind])
-            for kind in ("buffered", "streams", "zmq")
+            for kind in ("split_pure", "buffered", "streams", "zmq")
         ]
+        entries.append(
+            entry(
+                f"F3/records_pure_{transport}", "receive, split, decode to records, ns a message",
+                middle["library", transport], middle["library_pure", transport], words["library_pure"],
+            )
+        )  # fmt: skip
         entries.append(
             entry(
                 f"F3/records_{transport}", "receive, split, decode to records, ns a message",
@@ -235,7 +251,7 @@ def receive(options: argparse.Namespace, pair: str) -> list[Entry]:
 
 def codec(options: argparse.Namespace, pair: str) -> list[Entry]:
     times: dict[str, list[float]] = defaultdict(list)
-    for _, way in rounds(options.rounds, ["ours", "struct", "msgspec", "sbe"]):
+    for _, way in rounds(options.rounds, ["ours", "ours_pure", "struct", "msgspec", "sbe"]):
         for name, value in child("codec", way, 20_000 if options.quick else 100_000).items():
             times[f"{way} {name}"].append(value)
     middle = {name: median(found) for name, found in times.items()}
@@ -243,11 +259,39 @@ def codec(options: argparse.Namespace, pair: str) -> list[Entry]:
     for name, value in sorted(middle.items(), key=lambda item: item[0].split()[::-1]):
         print(f"  {name:<28} {value:>9.0f}")
     found = []
+    singly = "a trade into a caller's buffer by FrameWriter, ns"
+    for peer, target in (("struct", 4.0), ("msgspec", 2.5)):
+        found.append(
+            entry(f"S1/native_{peer}", singly, middle["ours writer_into"], middle[f"{peer} encode_into"], peer, target)
+        )
+    in_batch = "trades of a batch into a caller's buffer beside single calls, ns each"
+    for peer, target in (("struct", 4.0), ("msgspec", 2.5)):
+        found.append(
+            entry(
+                f"S1/native_batch_{peer}",
+                in_batch,
+                middle["ours trades_into"],
+                middle[f"{peer} encode_into"],
+                peer,
+                target,
+            )
+        )
+    for what, path in (
+        ("encode_into", "a trade into a caller's buffer, ns"), ("encode", "a trade to bytes, ns"),
+        ("decode", "a trade from bytes, ns"), ("book_encode", "a book of 20 x 20 to bytes, ns"),
+        ("book_decode", "a book of 20 x 20 from bytes, ns"), ("columns_of_list", "trades to numpy columns, ns a record"),
+    ):  # fmt: skip
+        found.append(
+            entry(f"S1/{what}_pure", path, middle[f"ours {what}"], middle[f"ours_pure {what}"], NAMES["ours_pure"])
+        )
+    for what in ("encode_into", "quote_into", "trades_into", "quotes_into"):
+        pure, other = middle[f"ours_pure {what}"], middle[f"struct {what}"]
+        found.append(entry(f"S1/pure_{what}_struct", f"{what} without cmd-native, ns", pure, other, "struct", 1 / 1.1))
     for what, path, peers in (
-        ("encode_into", "a trade into a caller's buffer, ns", (("struct", 1 / 1.1), ("msgspec", None))),
-        ("quote_into", "a quote into a caller's buffer, ns", (("struct", 1 / 1.1),)),
-        ("trades_into", "trades of a batch into a caller's buffer, ns each", (("struct", 1 / 1.1),)),
-        ("quotes_into", "quotes of a batch into a caller's buffer, ns each", (("struct", 1 / 1.1),)),
+        ("encode_into", "a trade into a caller's buffer, ns", (("struct", None), ("msgspec", None))),
+        ("quote_into", "a quote into a caller's buffer, ns", (("struct", None),)),
+        ("trades_into", "trades of a batch into a caller's buffer, ns each", (("struct", None),)),
+        ("quotes_into", "quotes of a batch into a caller's buffer, ns each", (("struct", None),)),
         ("encode", "a trade to bytes, ns", (("struct", None), ("msgspec", None), ("sbe", None))),
         ("decode", "a trade from bytes, ns", (("struct", None), ("msgspec", None), ("sbe", None))),
         ("book_encode", "a book of 20 x 20 to bytes, ns", (("struct", None), ("msgspec", None))),
@@ -264,7 +308,7 @@ def codec(options: argparse.Namespace, pair: str) -> list[Entry]:
         found.append(entry(f"S1/{what}_into_struct_in_place", path, ours, other, "struct", 1 / 1.1))
     if "ours columns" in middle:
         path = "trades to numpy columns, ns a record"
-        found.append(entry("S1/columns", path, middle["ours columns"], 30.0, "the target of 30 ns (native)", None))
+        found.append(entry("S1/columns", path, middle["ours columns"], 30.0, "the target of 30 ns", 1.0))
     return found
 
 
@@ -314,7 +358,7 @@ def rate(options: argparse.Namespace, pair: str) -> list[Entry]:
             f"RT/{peer}", "us a delivery at the highest lossless rate, 100 clients", 1e6 / middle["ours"],
             1e6 / max(middle[peer], 1.0), NAMES[peer],
         )  # fmt: skip
-        entries.append(made | {"ours_per_s": round(middle["ours"]), "peer_per_s": round(middle[peer])})
+        entries.append(made)
     return entries
 
 

@@ -1,4 +1,4 @@
-"""S1: a trade and a book to bytes and back; ours, bare struct calls, msgspec and the package ``sbe``.
+"""S1: a trade and a book to bytes and back; ours with and without cmd-native, struct calls, msgspec, the package ``sbe``.
 
 ``struct`` is the floor of pure Python: one precompiled call with the record's fields written out in line, no function
 around it; ``trades_into`` and ``quotes_into`` write a batch (of ours: ``encode_many_into``), the others one record
@@ -49,7 +49,7 @@ def quote(number: int) -> Quote:
     return Quote(1_790_000_000_000_000_000, 1_790_000_000_000_000_001, "v", "S", number, 61_837.0, 1.5, 61_837.5, 2.5)
 
 
-def _ours(count: int) -> dict[str, float]:
+def _ours(count: int, way: str = "ours") -> dict[str, float]:
     from cmd_server import codec
     from cmd_server.messages import Template
 
@@ -71,6 +71,13 @@ def _ours(count: int) -> dict[str, float]:
             encode_into(record, buffer, 0, 1, 5, 0, 0, 0)
 
     page_of_many = bytearray(COUNT * 128)
+    writer = codec.FrameWriter(bytearray(COUNT * 128), 1, 5)
+
+    def written() -> None:
+        write = writer.write
+        writer.rewind()
+        for record in records:
+            write(record)
 
     def all_() -> None:
         for record in records:
@@ -83,6 +90,7 @@ def _ours(count: int) -> dict[str, float]:
     many = b"".join(made * 50)
     result = {
         "encode_into": measure(into, count, COUNT),
+        "writer_into": measure(written, count, COUNT),
         "quote_into": measure(quoted, count, COUNT),
         "trades_into": measure(lambda: codec.encode_many_into(records, page_of_many, 0, 1, 5), count, COUNT),
         "quotes_into": measure(lambda: codec.encode_many_into(quotes, page_of_many, 0, 1, 5), count, COUNT),
@@ -100,6 +108,10 @@ def _ours(count: int) -> dict[str, float]:
     for batch in (records, quotes):
         end = codec.encode_many_into(batch, page_of_many, 0, 1, 5)
         assert page_of_many[:end] == b"".join(encode(record, 1, n) for n, record in enumerate(batch, 5))
+    check = codec.FrameWriter(page_of_many, 1, 5)
+    assert sum(map(check.write, records)) == len(b"".join(made))
+    assert page_of_many[: check.end] == b"".join(encode(record, 1, n) for n, record in enumerate(records, 5))
+    assert codec.native == (way == "ours")
     columns = codec.columns(many, Template.TRADE)
     assert columns["price"].tolist() == [record.price for record in records] * 50
     return result
@@ -325,7 +337,13 @@ def _sbe(count: int) -> dict[str, float]:
     return {"encode": measure(all_, count // 4, COUNT), "decode": measure(back, count // 4, COUNT)}
 
 
-WAYS = {"ours": _ours, "struct": _struct, "msgspec": _msgspec, "sbe": _sbe}
+WAYS = {
+    "ours": _ours,
+    "ours_pure": lambda count: _ours(count, "ours_pure"),
+    "struct": _struct,
+    "msgspec": _msgspec,
+    "sbe": _sbe,
+}
 
 
 def codec(way: str, count: int) -> dict[str, float]:

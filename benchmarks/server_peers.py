@@ -193,6 +193,7 @@ class Transports(asyncio.Protocol):
 
 PUBLISHERS: dict[str, Callable[[], Any]] = {
     "ours": lambda: Ours(1_000_000),
+    "ours_pure": lambda: Ours(1_000_000),
     "ours_uvloop": lambda: Ours(1_000_000),
     "zmq": Zmq,
     "zmq_records": lambda: Zmq(encoding=True),

@@ -8,7 +8,7 @@
     server_run.py rate KIND DELIVERIES_PER_SECOND SECONDS         whether 100 clients had everything in time
     server_run.py sink | client | feeder | producer ...           the processes on the other side
 
-The other side's processes say a line when they are ready and one when they are done, and are waited for.
+A KIND or WAY that ends in _pure is ours without cmd-native. The other side's processes say a line when they are ready and one when they are done, and are waited for.
 """
 
 from __future__ import annotations
@@ -495,6 +495,8 @@ WAYS = {
 }
 
 if __name__ == "__main__":
+    if any(argument.endswith("_pure") for argument in sys.argv[2:]):
+        os.environ["CMD_PURE"] = "1"  # nothing of ours is imported yet
     result = WAYS[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
     if result is not None:
         say(json.dumps(result))

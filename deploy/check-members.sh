@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proves that every distribution works alone: builds all wheels, installs each into an environment of its own with only its
+# Proves that every distribution works alone: builds all wheels (deploy/build-wheels.sh), installs each into an environment of its own with only its
 # declared dependencies, imports every module of it, and runs what can run there. Then installs all wheels into one clean environment.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,19 +8,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 uv="$tools/bin/uv"
 python=$(find_python)
-rm -rf dist # not --clean: that removes what the member before built
-"$tools/bin/hatch" build --all >"$work/build.log" 2>&1 || {
-  cat "$work/build.log" >&2
-  die "hatch build --all failed"
-}
-# Distributions with a part in Rust are no members of hatch's workspace.
-for package in packages/*/Cargo.toml; do
-  if has_rust || [ "${CMD_REQUIRE:-}" = all ]; then
-    cp "$(native_wheel "$(basename "$(dirname "$package")")")" dist/
-  else
-    echo "check-members.sh: no Rust toolchain: $(dirname "$package") is left out" >&2
-  fi
-done
+rm -rf dist
+deploy/build-wheels.sh
 # The version stays the same while the code changes: never take a sibling from uv's cache.
 fresh=()
 for package in packages/*; do fresh+=(--refresh-package "$(basename "$package")"); done

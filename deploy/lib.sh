@@ -57,9 +57,24 @@ in_env() {
 # Whether a Rust toolchain is there, for the distributions that have a part in Rust.
 has_rust() { command -v cargo >/dev/null 2>&1; }
 
+# Whether a nightly toolchain is there, for fuzzing and for what checks unsafe code.
+has_nightly() { cargo +nightly --version >/dev/null 2>&1; }
+
+# Prints the names of the distributions that have a part in Rust.
+native_names() {
+  local manifest
+  for manifest in packages/*/Cargo.toml; do basename "$(dirname "$manifest")"; done
+}
+
 # Prints the wheel of a distribution with a part in Rust; builds it where its sources have changed since: native_wheel NAME
+# Its name says where it runs, which a look at what it links with finds out: with this machine's C library and newer ones
+# (manylinux_2_34 and the like), or on this machine (linux). In the hatch environment wheels, which CMD_WHEEL_ENV can
+# name, zig links for the C library of manylinux2014 (2.17).
 native_wheel() {
-  local name=$1 python state folder
+  local name=$1 env=${CMD_WHEEL_ENV:-rust} python state folder arguments
+  arguments="--auditwheel=check --compatibility pypi"
+  ! grep -q "^skip-auditwheel" "packages/$name/pyproject.toml" || arguments="--compatibility linux"
+  [ "$env" = rust ] || arguments="--auditwheel=check --compatibility manylinux2014 --zig"
   has_rust || die "$name needs a Rust toolchain: install one (rustup), then run this again"
   python=$(find_python)
   state=$("$python" - "packages/$name" <<'PY'
@@ -73,12 +88,13 @@ print(digest.hexdigest()[:16])
 PY
   )
   folder="$root/.venv/wheels/$name-$state"
+  [ "$env" = rust ] || folder+="-$env"
   if ! ls "$folder"/*.whl >/dev/null 2>&1; then
     echo "building $name (a few minutes the first time)" >&2
     mkdir -p "$folder"
     # In an environment that stays: Cargo builds anew what saw another path of a tool.
-    CARGO_TARGET_DIR="$root/.venv/cargo" in_env rust uv build --wheel --no-build-isolation \
-      --python "$(in_env rust python -c 'import sys; print(sys.executable)')" --out-dir "$folder" "packages/$name" >"$folder/build.log" 2>&1 || {
+    MATURIN_PEP517_ARGS="$arguments" in_env "$env" uv build --wheel --no-build-isolation \
+      --python "$(in_env "$env" python -c 'import sys; print(sys.executable)')" --out-dir "$folder" "packages/$name" >"$folder/build.log" 2>&1 || {
       tail -n 40 "$folder/build.log" >&2
       die "$name could not be built"
     }
@@ -86,12 +102,14 @@ PY
   ls "$folder"/*.whl
 }
 
-# Installs the distributions with a part in Rust into a hatch environment: install_native ENV
+# Installs the distributions with a part in Rust, or the named ones, into a hatch environment: install_native ENV [NAME...]
 install_native() {
-  local env=$1 package python wheel
+  local env=$1 name python wheel
   python=$(in_env "$env" python -c 'import sys; print(sys.executable)')
-  for package in packages/*/Cargo.toml; do
-    wheel=$(native_wheel "$(basename "$(dirname "$package")")")
+  shift
+  [ $# -gt 0 ] || mapfile -t -- names < <(native_names)
+  for name in "${@:-${names[@]}}"; do
+    wheel=$(native_wheel "$name")
     if [ "$(cat "$python.native-$(basename "${wheel%%-*}")" 2>/dev/null)" != "$wheel" ]; then
       "$tools/bin/uv" pip install --quiet --reinstall --no-deps --python "$python" "$wheel"
       echo "$wheel" >"$python.native-$(basename "${wheel%%-*}")"

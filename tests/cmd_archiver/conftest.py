@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import msgspec
 import pytest
+from tests.conftest import require
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -188,6 +190,17 @@ class Server:
             f"<Name>data.binance.vision</Name><Prefix>{escape(prefix)}</Prefix>"
             f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>{following}{entries}</ListBucketResult>"
         ).encode()
+
+
+@pytest.fixture(params=["native", "pure"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Files are read by cmd-native, or without it; ``CMD_PURE`` has no say here."""
+    reader = None
+    if request.param == "native":
+        require("native", find_spec("cmd_native") is not None, "install cmd-native, as deploy/test.sh does")
+        from cmd_native import CsvReader as reader
+    monkeypatch.setattr("cmd_archiver.parse.READER", reader)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,8 @@ from cmd_archiver.unpack import gunzip, members, pieces
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK
 from cmd_common.errors import DataError, StoreError
 
+pytestmark = pytest.mark.usefixtures("way")
+
 HOUR = 3_600_000_000_000
 GZ = MadeUp(None, Files())
 UTC8 = MadeUp(None, Files(offset=-8 * HOUR))

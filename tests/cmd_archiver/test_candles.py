@@ -14,6 +14,8 @@ from cmd_binance.archive import BinanceArchive
 from cmd_binance.instruments import SPOT
 from cmd_common.exchange import Endpoints
 
+pytestmark = pytest.mark.usefixtures("way")
+
 SOURCE = BinanceArchive(SPOT)
 HERE = Endpoints(ws="ws://x", rest="http://x", archive="http://x", listing="http://x")
 DAY = date(2024, 8, 8)

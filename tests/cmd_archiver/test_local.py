@@ -30,14 +30,19 @@ from history_venue import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 import cmd_archiver.unpack
-from cmd_archiver.local import expand_paths
+from cmd_archiver.local import LocalFiles, expand_paths
 from cmd_archiver.parse import RowIds, seconds_to_ns
+from cmd_archiver.plan import Unit, day_file
+from cmd_common.archive import CsvColumn, CsvLayout
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK
 from cmd_common.errors import DataError, StoreBusyError, UsageError
 from cmd_common.io import open_reader, open_writer
 from cmd_common.records import Trade
+
+pytestmark = pytest.mark.usefixtures("way")
 
 DUMPS = MadeUp(History(), Files())
 FIRST = DAY - timedelta(days=3)
@@ -158,6 +163,39 @@ def test_of_two_files_with_one_day_the_fuller_one_counts(ask, store, tmp_path, z
     assert result.exit_code == EXIT_OK
     assert stored(store) == sorted(expected(made))
     assert any("another local file holds more" in w for w in lines.warnings)
+
+
+class WithTruth(Files):
+    """Dumps with one column more, of truth values."""
+
+    def layout(self, table: str, header: Sequence[str] | None, width: int) -> CsvLayout:
+        layout = super().layout(table, header, width - 1)
+        return structs.replace(layout, columns=(*layout.columns, CsvColumn("maker", "bool")))
+
+
+def test_how_rows_are_cut_into_batches_does_not_change_a_day(tmp_path, made, monkeypatch):
+    """Nor does which way they were read: what one way stored, the other finds unchanged."""
+    lines = [line + (b",true" if n % 3 else b",false") for n, line in enumerate(dump(made).splitlines())]
+    path = tmp_path / "BTCUSD.csv"
+    path.write_bytes(b"\n".join(lines))
+    file = day_file("local", VENUE, "trades", SYMBOL, DAY)
+    found = set()
+    for limit in (0, 100, 1000, 7000):
+        if limit:
+            monkeypatch.setattr("cmd_archiver.parse.READER", None)
+            monkeypatch.setattr("cmd_archiver.parse.BLOCK", limit)
+            monkeypatch.setattr(cmd_archiver.unpack, "BLOCK", limit)
+        local = LocalFiles([path], WithTruth(), tmp_path / str(limit))
+        local.prepare([Unit(file, ("trades",))], lambda words: None)
+        found.add(local.digest(file.key))
+        local.close()
+    ((digest, size),) = found
+    assert (len(digest), size) == (64, 40 * (10 + 4 + 8 + 8 + 1))
+    path.write_bytes(b"\n".join(lines).replace(b",true", b",false"))
+    local = LocalFiles([path], WithTruth(), tmp_path / "other")
+    local.prepare([Unit(file, ("trades",))], lambda words: None)
+    assert local.digest(file.key) != (digest, size)
+    local.close()
 
 
 def test_rows_without_ids_do_not_come_beside_rows_with_them(ask, venue, store, zipped, made):

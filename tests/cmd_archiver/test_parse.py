@@ -21,6 +21,8 @@ from cmd_common.errors import DataError
 from cmd_common.exchange import Endpoints
 from cmd_common.schema import SCHEMA
 
+pytestmark = pytest.mark.usefixtures("way")
+
 DAY = date(2024, 8, 8)
 HERE = Endpoints(ws="ws://x", rest="http://x", archive="http://x", listing="http://x")
 SOURCES = {m.name: BinanceArchive(m) for m in (SPOT, USDM, COINM)}

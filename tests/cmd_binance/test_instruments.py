@@ -127,5 +127,5 @@ def test_other_forms_are_protocol_errors(bad: bytes) -> None:
 def test_units_follow_from_the_size() -> None:
     assert to_ns(1_723_161_255_208) == 1_723_161_255_208_000_000
     assert to_ns(1_767_225_600_000_001) == 1_767_225_600_000_001_000
-    assert to_ns(99_999_999_999_999) == 99_999_999_999_999_000_000
-    assert to_ns(100_000_000_000_000) == 100_000_000_000_000_000
+    assert to_ns(9_199_999_999_999) == 9_199_999_999_999_000_000  # as either it fits 64 bits
+    assert to_ns(9_200_000_000_000) == 9_200_000_000_000_000

@@ -9,7 +9,14 @@ import pytest
 from aggregate_model import Naive, Single
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from cmd_common.aggregate import AggregatedLevel, AggregatedOrderBook, Part
 from cmd_common.builder import OrderBookBuilder
@@ -18,6 +25,8 @@ from cmd_common.instruments import Instrument
 from cmd_common.orderbook import OrderBook
 from cmd_common.records import CROSSED, SNAPSHOT, venue_levels
 from cmd_common.sequence import BookState, Verdict
+
+pytestmark = pytest.mark.usefixtures("either_book")
 
 S = 1_000_000_000
 Levels = list[tuple[float, float]]
@@ -186,7 +195,7 @@ class TestTrust:
         merged.update("b:BTCUSDT", S)
         with_b = getattr(merged, read)
         b.state = BookState.STALE
-        b._ask_ceiling = 1.0
+        b.load(b.bids(), b.asks(), complete=False)
         alone = AggregatedOrderBook()
         alone.add(a, now=S)
         assert getattr(merged, read) == getattr(alone, read)
@@ -537,8 +546,10 @@ class AggregateMachine(RuleBasedStateMachine):
             assert fill.vwap == (cost / (size - left) if size > left else None)
 
 
-TestAggregateMachine = AggregateMachine.TestCase
-TestAggregateMachine.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+def test_aggregate_machine() -> None:
+    run_state_machine_as_test(
+        AggregateMachine, settings=settings(max_examples=120, stateful_step_count=50, deadline=None)
+    )
 
 
 @given(seed=st.integers(0, 1000))

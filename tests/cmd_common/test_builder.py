@@ -8,12 +8,14 @@ from math import nan
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from cmd_common.builder import Applied, OrderBookBuilder
 from cmd_common.errors import UsageError
 from cmd_common.orderbook import OrderBook
 from cmd_common.sequence import BookState, SequenceRule, Verdict
+
+pytestmark = pytest.mark.usefixtures("either_book")
 
 Levels = list[tuple[float, float]]
 
@@ -684,8 +686,12 @@ class LinkedFaultMachine(FaultMachine):
     sequence = LinkedRule()
 
 
-TestCountedFaults = FaultMachine.TestCase
-TestLinkedFaults = LinkedFaultMachine.TestCase
-TestCountedFaults.settings = TestLinkedFaults.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None
-)
+def test_faults_of_counted_streams() -> None:
+    run_state_machine_as_test(FaultMachine, settings=MACHINES)
+
+
+def test_faults_of_linked_streams() -> None:
+    run_state_machine_as_test(LinkedFaultMachine, settings=MACHINES)
+
+
+MACHINES = settings(max_examples=60, stateful_step_count=40, deadline=None)

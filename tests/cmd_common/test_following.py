@@ -7,7 +7,14 @@ import pytest
 from aggregate_model import Naive, Single
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from cmd_common.equivalence import Match
 from cmd_common.errors import UsageError
@@ -16,6 +23,8 @@ from cmd_common.instruments import Instrument, ReferenceData
 from cmd_common.multibook import MultiSymbolOrderBook
 from cmd_common.records import BookDelta, BookSnapshot, FeedStatus, Record, Trade
 from cmd_common.sequence import BookState
+
+pytestmark = pytest.mark.usefixtures("either_book")
 
 S = 1_000_000_000
 
@@ -222,5 +231,7 @@ class FollowerMachine(RuleBasedStateMachine):
         self.follower.check()
 
 
-TestFollowerMachine = FollowerMachine.TestCase
-TestFollowerMachine.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+def test_follower_machine() -> None:
+    run_state_machine_as_test(
+        FollowerMachine, settings=settings(max_examples=50, stateful_step_count=40, deadline=None)
+    )

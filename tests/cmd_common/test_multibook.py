@@ -8,6 +8,8 @@ from cmd_common.errors import UnknownNameError, UsageError
 from cmd_common.multibook import MultiSymbolOrderBook
 from cmd_common.orderbook import OrderBook
 
+pytestmark = pytest.mark.usefixtures("either_book")
+
 
 def books() -> MultiSymbolOrderBook:
     multi = MultiSymbolOrderBook()

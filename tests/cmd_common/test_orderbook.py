@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import random
+from array import array
 from decimal import Decimal
 from math import inf, nan
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from cmd_common.errors import DataError, UsageError
 from cmd_common.orderbook import OrderBook
 from cmd_common.records import levels, pack_levels
 from cmd_common.sequence import BookState
+
+pytestmark = pytest.mark.usefixtures("either_book")
 
 PRICES = st.one_of(
     st.integers(1, 400).map(lambda ticks: ticks / 100),  # few, so that levels meet again
@@ -48,7 +54,7 @@ class Model:
         assert book.best_bid == (bids[0] if bids else None)
         assert book.best_ask == (asks[0] if asks else None)
         assert len(book) == len(bids) + len(asks)
-        for depth in (0, 1, 20, len(book._bid_near) + 1, len(book._ask_near) + 1, 10_000):
+        for depth in (0, 1, 20, 49, 85, 10_000):
             assert book.bids(depth) == bids[:depth]
             assert book.asks(depth) == asks[:depth]
         assert book.packed_bids(20) == pack_levels(bids[:20])
@@ -121,8 +127,8 @@ class BookMachine(RuleBasedStateMachine):
         self.model.compare(self.book)
 
 
-TestBookMachine = BookMachine.TestCase
-TestBookMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+def test_book_machine() -> None:
+    run_state_machine_as_test(BookMachine, settings=settings(max_examples=40, stateful_step_count=25, deadline=None))
 
 
 def test_long_random_operations_on_a_deep_book_agree_with_the_naive_one() -> None:
@@ -275,3 +281,95 @@ def test_bad_options_are_refused_and_repr_names_the_book() -> None:
     with pytest.raises(UsageError):
         OrderBook().bids(-1)
     assert repr(OrderBook(venue="v", symbol="S")) == "<OrderBook v:S EMPTY None None last_id=0>"
+
+
+def test_the_top_in_one_tuple_and_in_the_caller_s_buffer() -> None:
+    book = OrderBook(0.5)
+    assert book.top is None
+    assert (book.best_bid_price, book.best_ask_price) == (-inf, inf)
+    book.load([(10.0, 1.0), (9.5, 2.0), (9.3, 4.0)], [(10.5, 3.0)])
+    assert book.top == (10.0, 1.0, 10.5, 3.0)
+    assert (book.best_bid_price, book.best_ask_price) == (10.0, 10.5)
+    buffer = array("d", [-1.0] * 9)
+    assert book.top_into(buffer, 2) == (2, 1)
+    assert list(buffer) == [10.0, 1.0, 9.5, 2.0, 10.5, 3.0, -1.0, -1.0, -1.0]
+    table = np.zeros((2, 4, 2))
+    assert book.top_into(table, 4) == (3, 1)
+    assert table[0, :3].tolist() == [[10.0, 1.0], [9.5, 2.0], [9.3, 4.0]]
+    assert table[1].tolist() == [[10.5, 3.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    assert book.top_into(buffer, 0) == (0, 0)
+    for wrong, depth in ((buffer, 3), (buffer, -1), (bytes(64), 1), (array("f", [0.0] * 8), 1), (table[:, :, :1], 1)):
+        with pytest.raises(UsageError):
+            book.top_into(wrong, depth)
+    frozen = np.zeros(8)
+    frozen.flags.writeable = False
+    with pytest.raises(UsageError):
+        book.top_into(frozen, 1)
+
+
+def test_flat_levels_apply_as_pairs_do() -> None:
+    flat, pairs = OrderBook(0.01), OrderBook(0.01)
+    bids, asks = [(10.0, 1.0), (9.99, 2.0), (10.0, 0.0)], [(10.01, 5.0)]
+    flat.apply_packed(array("d", [x for level in bids for x in level]), np.array(asks))
+    pairs.apply(bids, asks)
+    assert (flat.bids(), flat.asks()) == (pairs.bids(), pairs.asks()) == ([(9.99, 2.0)], [(10.01, 5.0)])
+    with pytest.raises(DataError):
+        flat.apply_packed(array("d", [9.0, 1.0, 0.0, 1.0]), array("d"))
+    assert flat.bids() == [(9.99, 2.0)]
+
+
+def test_absurd_prices_and_a_changed_tick_size_lose_nothing() -> None:
+    book, model = OrderBook(Decimal("0.01")), Model()
+    for bids, asks in (
+        ([(100.0, 1.0), (99.99, 2.0)], [(100.01, 1.0)]),
+        ([(1e-12, 3.0)], [(1e12, 4.0)]),
+        ([(99.995, 1.0), (99.9975, 5.0)], [(100.005, 2.0)]),  # the tick size is a quarter of a hundredth now
+        ([(5e-324, 1.0)], [(1.7e308, 1.0)]),
+        ([(1e12 - 1, 7.0)], []),  # crossed by far, and gone again
+        ([(1e12 - 1, 0.0), (99.99, 0.0)], [(1e12, 0.0), (1e-12, 0.0)]),
+        ([(0.01, 1.0)], [(0.01, 1.0)]),
+    ):
+        book.apply(bids, asks)
+        model.apply(bids, asks)
+        book.check()
+        model.compare(book)
+
+
+def test_a_million_levels() -> None:
+    count = 1_000_000
+    side = [(0.01 * tick, 1.0) for tick in range(1, count + 1)]
+    book = OrderBook(0.01)
+    book.load(side, [])
+    assert len(book) == count
+    assert book.best_bid == side[-1]
+    book.apply([(price, 0.0) for price, _ in side[count // 2 :]], [])
+    assert len(book) == count // 2
+    assert book.bids(3) == side[count // 2 - 1 : count // 2 - 4 : -1]
+    assert book.bids()[-1] == side[0]
+
+
+def test_a_book_can_be_copied_and_pickled() -> None:
+    book = OrderBook(0.01, max_levels=4, venue="v", symbol="S")
+    book.load([(10.0 - i, 1.0) for i in range(3)], [(11.0, 2.0)], complete=False)
+    book.state, book.last_id, book.ts_event = BookState.LIVE, 7, 8
+    for twin in (copy.deepcopy(book), pickle.loads(pickle.dumps(book))):
+        assert repr(twin) == repr(book)
+        assert (twin.bids(), twin.asks(), twin.known_range) == (book.bids(), book.asks(), book.known_range)
+        assert (twin.tick_size, twin.max_levels, twin.ts_event) == (0.01, 4, 8)
+        twin.apply([(10.0, 0.0)], [])
+        twin.check()
+        assert len(book) == 4
+
+
+def test_odd_but_legal_levels() -> None:
+    book = OrderBook(1)
+    book.apply(((10, 1), (9, 2)), [[11, 3]])  # type: ignore[list-item]
+    assert (book.best_bid, book.best_ask) == ((10.0, 1.0), (11.0, 3.0))
+    book.apply([(np.float64(10.0), np.float64(-0.0))], [])
+    assert book.best_bid == (9.0, 2.0)
+    for wrong in ([(1.0,)], [(1.0, 2.0, 3.0)], [5]):
+        with pytest.raises((ValueError, TypeError)):
+            book.apply(wrong, [])  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        book.apply([("1", "2")], [])  # type: ignore[list-item]
+    assert len(book) == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from cmd_common.orderbook import OrderBook
 from cmd_common.records import BookDelta, BookSnapshot, FeedStatus, pack_levels
 from cmd_common.replica import BookReplica
 from cmd_common.sequence import BookState
+
+pytestmark = pytest.mark.usefixtures("either_book")
 
 
 def snapshot(

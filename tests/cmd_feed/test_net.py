@@ -49,6 +49,26 @@ async def test_text_binary_fragments_and_order(net: SystemNet, server: Any) -> N
     assert ws.close_code == 1000
 
 
+async def test_all_frames_that_are_there_come_at_once_and_the_end_after_them(net: SystemNet, server: Any) -> None:
+    async def script(_: Any, connection: Any, __: int) -> None:
+        for n in range(500):
+            await connection.send(str(n))
+        await connection.send(["frag", "ment"])
+        await connection.close(4000, "end")
+
+    server.script = script
+    ws = await net.connect(server.ws)
+    got: list[str | bytes] = [await ws.receive()]
+    while len(got) < 501:
+        frames = await ws.receive_all()
+        assert frames
+        got += frames
+    assert got == [*(str(n) for n in range(500)), "fragment"]
+    with pytest.raises(DisconnectedError, match="by the server with code 4000"):
+        await ws.receive_all()
+    await ws.close()
+
+
 async def test_a_huge_message_comes_whole(net: SystemNet, server: Any) -> None:
     text = "x" * (20 * 1024 * 1024)
 

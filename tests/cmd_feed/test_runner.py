@@ -343,6 +343,9 @@ class QuietSocket:
         await self.closed.wait()
         raise DisconnectedError("closed by us with code 1000")
 
+    async def receive_all(self) -> list[str]:
+        return [await self.receive()]
+
     async def close(self) -> None:
         self.closed.set()
 

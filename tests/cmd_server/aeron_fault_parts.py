@@ -229,11 +229,10 @@ class Part:
         return found
 
     def reaches(self, number: int) -> dict[str, Any]:
-        """Wait until a client has come to a number, with nothing wrong on the way."""
-        found = self.until(lambda facts: facts["last"] >= number or facts["wrong"])
+        """Wait until a client has come to a number and is connected, with nothing wrong on the way."""
+        found = self.until(lambda facts: (facts["last"] >= number and facts["connected"]) or facts["wrong"])
         assert not found["wrong"], found
         assert found["last"] == number
-        assert found["connected"]
         for reason in found["reasons"]:
             assert reason, found
             assert "\n" not in reason

@@ -18,6 +18,8 @@ from cmd_server.errors import WireError
 from cmd_server.formats import FLAGS_AT, HEADER, LAYOUTS
 from cmd_server.messages import CONFLATED, REPLAYED, BookFlag, Heartbeat, Policy, Subscribe, Template
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 TRADE = Trade(5, 6, "v", "s", "12", 12, 1.5, 2.5, "buy", 8)
 
 

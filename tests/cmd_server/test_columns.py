@@ -19,6 +19,8 @@ from cmd_server.errors import WireError
 from cmd_server.formats import NULL_INT
 from cmd_server.messages import Template
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 CODES: dict[str, Any] = {
     "side": {"unknown": 0, "buy": 1, "sell": 2},
     "source": {"exchange": 1, "built": 2},

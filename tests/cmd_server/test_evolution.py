@@ -19,6 +19,8 @@ from cmd_server.formats import COMMON, HEADER, LAYOUTS, NULL_INT, SOFH
 from cmd_server.framing import Splitter
 from cmd_server.messages import Diverted, Template
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 ratios = st.lists(world.floats, max_size=3).map(tuple)
 
 

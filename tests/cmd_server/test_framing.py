@@ -9,8 +9,11 @@ import wire_world as world
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmd_server import framing
 from cmd_server.errors import FrameError
 from cmd_server.framing import Splitter, split
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 @given(st.lists(world.frames, max_size=8), st.lists(st.integers(1, 200), min_size=1, max_size=60))
@@ -38,10 +41,13 @@ def test_split_works_on_the_callers_buffer(frames: list[bytes], spare: int, star
     found, consumed = split(buffer, len(stream), start=start)
     assert [bytes(buffer[a:b]) for a, b in found] == frames
     assert consumed == len(stream)
+    assert framing.frames(buffer, len(stream), 1 << 20, start) == (frames, consumed)
+    assert split(memoryview(buffer), len(stream), 1 << 20, start) == (found, consumed)
     if frames:
         found, consumed = split(buffer, len(stream) - 1, start=start)
         assert [bytes(buffer[a:b]) for a, b in found] == frames[:-1]
         assert consumed == len(stream) - len(frames[-1])
+        assert framing.frames(bytes(buffer), len(stream) - 1, 1 << 20, start) == (frames[:-1], consumed)
 
 
 def test_whole_frames_are_not_copied() -> None:

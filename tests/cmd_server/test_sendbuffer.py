@@ -11,13 +11,15 @@ import threading
 from collections.abc import Callable
 
 import pytest
+import wire_ways
 from hypothesis import find, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cmd_common.errors import CmdError
+from cmd_server import sendbuffer
 from cmd_server.errors import ConnectionBrokenError, ServerError
-from cmd_server.sendbuffer import SendBuffer
+from cmd_server.sendbuffer import SendBuffer, write_all
 
 
 class FromStartAgain(SendBuffer):
@@ -270,3 +272,128 @@ def test_tiny_buffers_of_real_sockets(family: socket.AddressFamily) -> None:
         assert bytes(got) == b"".join(c for chunks in writes for c in chunks)
         assert eagain
         assert partial
+
+
+# -- the same bytes to many, pure and native
+
+
+@pytest.fixture(params=wire_ways.WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether ``write_all`` offers by itself or asks cmd-native to."""
+    found = wire_ways.native_module().send_all if request.param == "native" else None
+    monkeypatch.setattr(sendbuffer, "_send_all", found)
+    return str(request.param)
+
+
+class Pair:
+    """A sender with a small buffer, and what its reader has got of it."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        self.ours.setblocking(False)
+        self.theirs.setblocking(False)
+        self.got = bytearray()
+        self.buffer = SendBuffer(self.ours.send, bound=1 << 30, fd=self.ours.fileno())
+
+    def read(self, most: int) -> None:
+        try:
+            self.got += self.theirs.recv(most)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_get_every_byte_once_and_in_order(way: str, seed: int) -> None:
+    """Some read, some do not, some are gone: each has what it should, and only those that are not done are told."""
+    rng = random.Random(seed)
+    pairs = [Pair() for _ in range(6)]
+    gone, errors = pairs[-1], 0
+    wanted = bytearray()
+    partial = 0
+    try:
+        for turn in range(60):
+            data = rng.randbytes(rng.choice((1, 100, 5_000, 60_000)))
+            if turn == 30:
+                while not gone.buffer.flush():
+                    gone.read(1 << 20)
+                gone.theirs.close()
+            free = [pair for pair in pairs if not (pair.buffer.waiting or pair.buffer.broken)]
+            left = dict(write_all([pair.buffer for pair in free], data))
+            wanted += data
+            for place, pair in enumerate(free):
+                pair.buffer.check()
+                assert (place in left) == bool(pair.buffer.waiting or pair.buffer.broken)
+                error = left.get(place)
+                assert (error is not None) == pair.buffer.broken
+                if error is not None:
+                    assert pair is gone
+                    assert isinstance(error, ConnectionBrokenError)
+                    assert str(error) == f"connection broken: {os.strerror(errno.EPIPE)}"
+                    errors += 1
+                partial += pair.buffer.waiting not in (0, len(data))
+            for pair in pairs:
+                if pair not in free and not pair.buffer.broken:
+                    pair.buffer.write((data,))  # behind what waits
+            for pair in pairs[: rng.randrange(7)]:
+                if turn >= 30 and pair is gone:
+                    continue
+                pair.read(rng.randrange(1, 200_000))
+                if not pair.buffer.broken:
+                    pair.buffer.flush()
+        assert errors == 1
+        assert partial
+        for pair in pairs[:-1]:
+            for _ in range(100_000):
+                pair.read(1 << 20)
+                if pair.buffer.flush() and len(pair.got) == len(wanted):
+                    break
+            assert pair.got == wanted
+            assert pair.buffer.sent == len(wanted)
+    finally:
+        for pair in pairs:
+            pair.close()
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ECONNRESET, errno.EBADF])
+def test_what_came_of_an_offer_is_judged_as_if_it_had_been_ours(code: int) -> None:
+    network = Network([0])
+    buffer = SendBuffer(network.send)
+    buffer.offered(b"abcdef", 2)  # the rest is offered at once, and waits
+    assert (buffer.waiting, buffer.sent) == (4, 2)
+    network.plan = [1]
+    assert buffer.flush()
+    assert network.got == b"cdef"
+    buffer.offered(b"gh", -errno.EAGAIN)
+    assert buffer.waiting == 2
+    assert buffer.flush()
+    buffer.offered(b"ij", 2)
+    assert (buffer.waiting, buffer.sent, network.got) == (0, 10, b"cdefgh")
+    buffer.check()
+    for taken, words in (
+        (0, "connection broken"),
+        (3, "connection broken"),
+        (-code, f"connection broken: {os.strerror(code)}"),
+    ):
+        broken = SendBuffer(network.send)
+        with pytest.raises(ConnectionBrokenError) as caught:
+            broken.offered(b"ij", taken)
+        assert str(caught.value) == words
+        assert broken.broken
+        broken.check()
+
+
+def test_one_socket_that_is_not_plain_sends_all_the_usual_way(way: str) -> None:
+    pair, network = Pair(), Network([3, 0])
+    try:
+        tls = SendBuffer(network.send)
+        assert write_all([pair.buffer, tls], b"abcdef") == [(1, None)]
+        pair.read(100)
+        assert (pair.got, network.got, tls.waiting) == (b"abcdef", b"abc", 3)
+        assert write_all([], b"x") == []
+    finally:
+        pair.close()

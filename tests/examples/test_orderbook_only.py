@@ -14,7 +14,7 @@ class Refuse:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
         if (top.startswith("cmd_") and top != "cmd_common") or top in {"pyarrow", "duckdb", "httpx2", "websockets", "click"}:
-            raise ImportError(f"the example must not need {name}")
+            raise ModuleNotFoundError(f"the example must not need {name}", name=name)
 sys.meta_path.insert(0, Refuse())
 runpy.run_path(sys.argv[1], run_name="__main__")
 """

@@ -96,6 +96,20 @@ class SimNet:
         self.loop.poke(listener.fd)
         return near
 
+    def send_all(self, fds: list[int], data: bytes) -> list[int] | None:
+        """What cmd-native's call of that name does to descriptors: None, or bytes taken or minus an error of each."""
+        found = [self._offer(self.loop.sockets[fd], data) for fd in fds]
+        return None if all(taken == len(data) for taken in found) else found
+
+    @staticmethod
+    def _offer(sock: SimSocket, data: bytes) -> int:
+        try:
+            return sock.send(memoryview(data))
+        except BlockingIOError:
+            return -errno.EAGAIN
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+
     def open(self) -> list[SimSocket]:
         self.server = [s for s in self.server if s.alive]
         return self.server

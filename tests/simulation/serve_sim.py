@@ -41,6 +41,7 @@ from cmd_common.records import (
 from cmd_common.sequence import BookState
 from cmd_common.testing.simulation import EventLog, Guard, Summary, Violation
 from cmd_common.testing.virtual import VirtualClock
+from cmd_server import sendbuffer
 from cmd_server.client import base
 from cmd_server.client.aio import AsyncClient
 from cmd_server.client.events import BookChanged, Connected, Disconnected, Lost, Message
@@ -452,7 +453,13 @@ class Run:
         def transport_of(address: Address) -> SimTransport:
             return self.transport
 
-        with guard, mock.patch.object(base, "transport_of", transport_of):
+        # The call in Rust takes descriptors: where it is there, the one that takes simulated ones stands in for it.
+        send_all = self.net.send_all if sendbuffer._send_all is not None else None
+        with (
+            guard,
+            mock.patch.object(base, "transport_of", transport_of),
+            mock.patch.object(sendbuffer, "_send_all", send_all),
+        ):
             asyncio.set_event_loop(None)
             self.loop.run(self._main())
         if guard.broken:

@@ -88,13 +88,11 @@ impl LogTable {
         for (number, name, level, pieces, rows) in events {
             let mut fields = Vec::with_capacity(rows.len());
             for (name, kind, limit, offset, size) in rows {
-                let shown = Shown::parse(&kind, limit).ok_or_else(|| PyValueError::new_err("not a kind of field"))?;
-                fields.push(Field { name, shown, offset, size });
+                let field = Shown::parse(&kind, limit).and_then(|shown| Field::new(&name, shown, offset, size));
+                fields.push(field.ok_or_else(|| PyValueError::new_err("not a field of an event"))?);
             }
-            if pieces.len() != fields.len() + 1 {
-                return Err(PyValueError::new_err("not the pieces of a format"));
-            }
-            table.events.insert(number, Event::new(&name, &level, pieces, fields));
+            let event = Event::new(&name, &level, pieces, fields);
+            table.events.insert(number, event.ok_or_else(|| PyValueError::new_err("not an event"))?);
         }
         Ok(LogTable(table))
     }

@@ -25,8 +25,10 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 const CUT: &[u8] = "…".as_bytes();
 
 impl Kind {
+    /// None for no kind, and for texts too small to hold the mark of what was cut.
     pub fn parse(name: &str, limit: u16) -> Option<Kind> {
         Some(match name {
+            _ if limit > 0 && usize::from(limit) < CUT.len() => return None,
             _ if limit > 0 => Kind::Text(limit),
             "f8" => Kind::F8,
             "i1" => Kind::I1,
@@ -238,13 +240,14 @@ mod tests {
         let word = Word { bits: 7 };
         let words = [word, word, word, word, Word { text: (text.as_ptr(), text.len()) }];
         let before = allocations();
-        for n in 0..100_000_u64 {
+        let count = if cfg!(miri) { 200 } else { 100_000 };
+        for n in 0..count {
             if ring.full() {
                 ring.free_to(n + 1024);
             }
             unsafe { ring.write(16, &kinds, &words) };
         }
         assert_eq!(allocations(), before);
-        assert_eq!(ring.head(), 100_000);
+        assert_eq!(ring.head(), count);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use crate::log_clock::RATE_BITS;
+use crate::log_time::Second;
 
 const VOID: u32 = u32::MAX;
 
@@ -34,13 +35,30 @@ impl Shown {
     }
 }
 
+/// A field of an event: its name, and where it lies.
 pub struct Field {
-    pub name: String,
-    pub shown: Shown,
-    pub offset: usize, // within the arguments
-    pub size: usize,
+    name: String,
+    shown: Shown,
+    offset: usize, // within the arguments
+    size: usize,
 }
 
+impl Field {
+    /// None where no field of that kind has that size: nothing of a declaration is believed when records are read.
+    pub fn new(name: &str, shown: Shown, offset: usize, size: usize) -> Option<Field> {
+        let fits = match shown {
+            Shown::Float => size == 8,
+            Shown::Signed | Shown::Unsigned => matches!(size, 1 | 2 | 4 | 8),
+            Shown::Bool => size == 1,
+            Shown::Time => size == 8,
+            Shown::Symbol => size == 4,
+            Shown::Text => (3..=usize::from(u16::MAX)).contains(&size),
+        };
+        fits.then(|| Field { name: name.to_owned(), shown, offset, size })
+    }
+}
+
+/// An event: the texts around its fields, in both forms.
 pub struct Event {
     head: String,      // of a line of text, between time and message
     json_head: String, // between time and fields
@@ -50,17 +68,33 @@ pub struct Event {
 }
 
 impl Event {
-    pub fn new(name: &str, level: &str, pieces: Vec<String>, fields: Vec<Field>) -> Event {
+    /// None where fields do not follow each other, or a format has not one piece more than fields.
+    pub fn new(name: &str, level: &str, pieces: Vec<String>, fields: Vec<Field>) -> Option<Event> {
+        let mut size = 0;
+        for field in &fields {
+            if field.offset != size {
+                return None;
+            }
+            size += field.size;
+        }
+        if pieces.len() != fields.len() + 1 {
+            return None;
+        }
         let mut quoted = Vec::new();
         json_text(&mut quoted, name);
         let quoted = String::from_utf8_lossy(&quoted).into_owned();
-        Event {
+        Some(Event {
             head: format!(" {level} {name} "),
             json_head: format!(",\"level\":\"{level}\",\"event\":{quoted},\"fields\":{{"),
-            size: fields.iter().map(|f| f.size).sum(),
+            size,
             pieces,
             fields,
-        }
+        })
+    }
+
+    /// Bytes of all fields.
+    pub fn size(&self) -> usize {
+        self.size
     }
 }
 
@@ -80,7 +114,14 @@ pub struct Line {
 impl Line {
     fn at(&self, stamp: u64) -> i128 {
         let ticks = i128::from(stamp) - i128::from(self.raw);
-        i128::from(self.utc) + ((ticks * i128::from(self.rate)) >> RATE_BITS)
+        let rate = i128::from(self.rate);
+        let ns = if self.rate < 1 << 62 {
+            (ticks * rate) >> RATE_BITS
+        } else {
+            // A rate that only damage can give: the product may need more than 128 bits, and comes in two parts.
+            ((ticks >> 32) * rate + (((ticks & 0xFFFF_FFFF) * rate) >> 32)) >> (RATE_BITS - 32)
+        };
+        i128::from(self.utc) + ns
     }
 }
 
@@ -89,7 +130,7 @@ pub fn lines(json: bool, parts: &[(&[u8], usize)], line: Line, table: &Table) ->
     let total: usize = parts.iter().map(|(data, slot)| data.len() / slot).sum();
     let mut out = Vec::with_capacity(total * 120);
     let mut bad = 0;
-    let mut second = Second { at: i128::MIN, text: [0; 40], size: 0 };
+    let mut second = Second::default();
     let mut show = |record: &[u8]| match event_of(record, table) {
         Found::Void => {}
         Found::Unknown => bad += 1,
@@ -345,54 +386,6 @@ fn hex(out: &mut Vec<u8>, before: &[u8], byte: u8) {
     out.push(DIGITS[usize::from(byte & 15)]);
 }
 
-/// The last second that was written: records lie close together.
-struct Second {
-    at: i128,
-    text: [u8; 40],
-    size: usize,
-}
-
-impl Second {
-    fn iso(&mut self, out: &mut Vec<u8>, ns: i128) {
-        let (second, rest) = match i64::try_from(ns) {
-            Ok(ns) => (i128::from(ns.div_euclid(1_000_000_000)), ns.rem_euclid(1_000_000_000) as u32),
-            Err(_) => (ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000) as u32),
-        };
-        if second != self.at {
-            self.at = second;
-            let mut room = &mut self.text[..];
-            let (year, month, day) = civil(second.div_euclid(86_400) as i64);
-            let of_day = second.rem_euclid(86_400) as u32;
-            let (hour, minute) = (of_day / 3600, of_day / 60 % 60);
-            let fits = write!(room, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.", of_day % 60).is_ok();
-            debug_assert!(fits);
-            self.size = 40 - room.len();
-        }
-        out.extend_from_slice(&self.text[..self.size]);
-        let mut digits = [b'0'; 10];
-        let mut left = rest;
-        for digit in digits[..9].iter_mut().rev() {
-            *digit = b'0' + (left % 10) as u8;
-            left /= 10;
-        }
-        digits[9] = b'Z';
-        out.extend_from_slice(&digits);
-    }
-}
-
-/// Year, month and day of a number of days since 1970, in the Gregorian calendar.
-fn civil(days: i64) -> (i64, u32, u32) {
-    let shifted = days + 719_468; // since the first of March of the year 0
-    let era = shifted.div_euclid(146_097); // of 400 years
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march = (5 * of_year + 2) / 153; // months since March
-    let day = (of_year - (153 * march + 2) / 5 + 1) as u32;
-    let month = (if march < 10 { march + 3 } else { march - 9 }) as u32;
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -427,11 +420,27 @@ mod tests {
     }
 
     #[test]
-    fn days_are_dates() {
-        for (days, date) in [(0, (1970, 1, 1)), (-1, (1969, 12, 31)), (11_016, (2000, 2, 29)), (20_780, (2026, 11, 23))]
+    fn no_rate_is_too_large() {
+        let line = |rate| Line { raw: 5, utc: -3, rate };
+        let half = 1 << 62;
+        assert_eq!(line(half).at(u64::MAX), 2 * (line(half / 2).at(u64::MAX) + 3) - 3);
+        assert_eq!(line(u64::MAX).at(6), -3 + (i128::from(u64::MAX) >> 48));
+        assert_eq!(line(u64::MAX).at(0), -3 - ((5 * i128::from(u64::MAX)) >> 48) - 1);
+    }
+
+    #[test]
+    fn a_declaration_that_does_not_hold_together_is_refused() {
+        for (shown, size) in
+            [(Shown::Float, 4), (Shown::Signed, 3), (Shown::Unsigned, 16), (Shown::Bool, 0), (Shown::Time, 4)]
         {
-            assert_eq!(civil(days), date);
+            assert!(Field::new("a", shown, 0, size).is_none());
         }
+        assert!(Field::new("a", Shown::Symbol, 0, 8).is_none() && Field::new("a", Shown::Text, 0, 2).is_none());
+        let event = |offset, pieces: usize| {
+            let field = Field::new("a", Shown::Float, offset, 8).unwrap();
+            Event::new("e", "INFO", vec![String::new(); pieces], vec![field])
+        };
+        assert!(event(0, 2).is_some() && event(8, 2).is_none() && event(0, 1).is_none() && event(0, 3).is_none());
     }
 
     #[test]

@@ -50,5 +50,5 @@ def values_of(path: Path) -> list[tuple[Any, ...]]:
 
 
 def in_order(records: list[Record]) -> bool:
-    """Whether time never goes back, but for what two calibrations may be apart."""
-    return all(b.ts - a.ts > -1_000 for a, b in pairwise(records))
+    """Whether time never goes back, but for what two calibrations may be apart, on a busy machine some microseconds."""
+    return all(b.ts - a.ts > -20_000 for a, b in pairwise(records))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,11 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setattr(_native, "module", None)
         patch.setattr(_native, "native", False)
     else:
-        require("native", _native.module is not None, "install cmd-native and leave CMD_PURE unset")
+        require("native", find_spec("cmd_native") is not None, "install cmd-native")
+        import cmd_native
+
+        patch.setattr(_native, "module", cmd_native)
+        patch.setattr(_native, "native", True)
     try:
         return request.param, written(tmp_path_factory.mktemp("whole"))
     finally:

@@ -161,13 +161,16 @@ class LocalFiles:
                     yield batch, day.layout
 
     def digest(self, key: str) -> tuple[str, int]:
-        """SHA-256 and size of a unit's rows as they were cut."""
-        digest, size = hashlib.sha256(), 0
-        for piece in self._best(key).pieces:
-            data = piece.read_bytes()
-            digest.update(data)
-            size += len(data)
-        return digest.hexdigest(), size
+        """SHA-256 and size of a unit's values, column by column: however its rows were cut into batches."""
+        hashes: dict[tuple[str, int], Any] = {}
+        size = 0
+        for batch, _ in self.rows(key):
+            for name, values in zip(batch.schema.names, batch.columns, strict=True):
+                for part, data in enumerate(_memory(values)):
+                    hashes.setdefault((name, part), hashlib.sha256()).update(data)
+                    size += data.nbytes
+        words = [f"{name}/{part}:{digest.hexdigest()}" for (name, part), digest in hashes.items()]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest(), size
 
     def done(self, key: str) -> None:
         """Remove the pieces of a unit."""
@@ -181,6 +184,18 @@ class LocalFiles:
         if self._lock.held:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._lock.release()
+
+
+def _memory(values: Any) -> list[memoryview]:
+    """The values of an array without nulls: their bytes, and of texts their lengths."""
+    if pa.types.is_string(values.type):
+        ends = memoryview(values.buffers()[1]).cast("i")[values.offset : values.offset + len(values) + 1]
+        text = values.buffers()[2]
+        return [memoryview(text or b"")[ends[0] : ends[-1]], *_memory(pc.binary_length(values))]
+    if pa.types.is_boolean(values.type):
+        values = pc.cast(values, pa.uint8())
+    width = values.type.bit_width // 8
+    return [memoryview(values.buffers()[1])[values.offset * width : (values.offset + len(values)) * width]]
 
 
 class _Cutter:

@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cmd_common.errors import DataError, ProtocolError
 
-__all__ = ["BLOCK", "FAST", "gunzip", "inflate", "members", "pieces"]
+__all__ = ["BLOCK", "FAST", "Packed", "gunzip", "inflate", "locate", "members", "pieces"]
 
 BLOCK: Final = 4 << 20  # bytes of text in one piece
 _READ: Final = 256 << 10  # compressed bytes read at once
@@ -99,11 +99,25 @@ def gunzip(path: Path, name: str) -> Iterator[bytes]:
                 pending = raw.read(_READ)
 
 
-def inflate(path: Path, name: str, choose: Choose) -> Iterator[bytes]:
-    """Yield the text of the chosen member of a zip in pieces; at its end CRC and size have been checked.
+class Packed(NamedTuple):
+    """Where the packed text is in a file, and what a zip's directory promises of its member."""
 
-    Raises DataError for anything that is not a whole zip with the expected member.
+    how: str  # plain, gzip, stored or deflate
+    member: str = ""
+    offset: int = 0
+    length: int = 0
+    size: int = 0
+    crc: int = 0
+
+
+def locate(path: Path, name: str, choose: Choose) -> Packed:
+    """Find the text of a file; ``choose`` picks the member of a zip. Raises DataError.
+
+    Nothing of the text is looked at: it may still be damaged or be cut off.
     """
+    lower = name.lower()
+    if not lower.endswith(".zip"):
+        return Packed("gzip" if lower.endswith(".gz") else "plain")
     infos = _infos(path, name)
     try:
         info = infos[choose(tuple(infos))]
@@ -113,22 +127,36 @@ def inflate(path: Path, name: str, choose: Choose) -> Iterator[bytes]:
         raise DataError(f"{name}: {info.filename} is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{name}: {info.filename} is packed by method {info.compress_type}, only deflate is known")
-    stored = info.compress_type == zipfile.ZIP_STORED
-    engine = None if stored else _DECOMPRESS(-15)
-    crc, size, left = 0, 0, info.compress_size
+    head = b""
+    if 0 <= info.header_offset < 1 << 62:  # a damaged directory tells others, too
+        with path.open("rb", buffering=0) as raw:
+            raw.seek(info.header_offset)
+            head = raw.read(30)
+    if len(head) < 30 or head[:4] != b"PK\x03\x04":
+        raise DataError(f"{name} is not a whole zip: no local header for {info.filename}")
+    name_length, extra_length = struct.unpack("<HH", head[26:30])
+    offset = info.header_offset + 30 + name_length + extra_length
+    how = "stored" if info.compress_type == zipfile.ZIP_STORED else "deflate"
+    return Packed(how, info.filename, offset, info.compress_size, info.file_size, info.CRC)
+
+
+def inflate(path: Path, name: str, choose: Choose) -> Iterator[bytes]:
+    """Yield the text of the chosen member of a zip in pieces; at its end CRC and size have been checked.
+
+    Raises DataError for anything that is not a whole zip with the expected member.
+    """
+    packed = locate(path, name, choose)
+    member = packed.member
+    engine = None if packed.how == "stored" else _DECOMPRESS(-15)
+    crc, size, left = 0, 0, packed.length
     with path.open("rb", buffering=0) as raw:
-        raw.seek(info.header_offset)
-        head = raw.read(30)
-        if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            raise DataError(f"{name} is not a whole zip: no local header for {info.filename}")
-        name_length, extra_length = struct.unpack("<HH", head[26:30])
-        raw.seek(name_length + extra_length, 1)
+        raw.seek(packed.offset)
         pending = b""
         while True:
             if not pending and left:
                 pending = raw.read(min(_READ, left))
                 if not pending:
-                    raise DataError(f"{name} is not a whole zip: {left} bytes of {info.filename} are missing")
+                    raise DataError(f"{name} is not a whole zip: {left} bytes of {member} are missing")
                 left -= len(pending)
             if engine is None:
                 piece, pending = pending, b""
@@ -136,20 +164,20 @@ def inflate(path: Path, name: str, choose: Choose) -> Iterator[bytes]:
                 try:
                     piece = engine.decompress(pending, BLOCK)
                 except Exception as error:  # zlib.error and isal's own class have no common base
-                    raise DataError(f"{name}: {info.filename} does not inflate after {size} bytes: {error}") from None
+                    raise DataError(f"{name}: {member} does not inflate after {size} bytes: {error}") from None
                 pending = engine.unconsumed_tail
             crc = _CRC32(piece, crc)
             size += len(piece)
-            if size > info.file_size:
-                raise DataError(f"{name}: {info.filename} is larger than the {info.file_size} bytes that the zip says")
+            if size > packed.size:
+                raise DataError(f"{name}: {member} is larger than the {packed.size} bytes that the zip says")
             if piece:
                 yield piece
             if engine is None or engine.eof:
                 if not left or engine is not None:
                     break
             elif not left and not pending and not piece:
-                raise DataError(f"{name}: {info.filename} ends after {size} of {info.file_size} bytes")
-    if size != info.file_size:
-        raise DataError(f"{name}: {info.filename} has {size} bytes, the zip says {info.file_size}")
-    if crc != info.CRC:
-        raise DataError(f"{name}: {info.filename} has CRC {crc:08x}, the zip says {info.CRC:08x}")
+                raise DataError(f"{name}: {member} ends after {size} of {packed.size} bytes")
+    if size != packed.size:
+        raise DataError(f"{name}: {member} has {size} bytes, the zip says {packed.size}")
+    if crc != packed.crc:
+        raise DataError(f"{name}: {member} has CRC {crc:08x}, the zip says {packed.crc:08x}")

@@ -23,7 +23,10 @@ from .instruments import Market, parse_exchange_info
 
 if TYPE_CHECKING:
     from cmd_common.archive import ArchiveSource
+    from cmd_common.decoding import BookDecoder
     from cmd_common.emulation import Emulator, MarketSource
+    from cmd_common.sequence import SequenceRule
+    from cmd_common.ticks import TickDecoder
 
 __all__ = ["COINM", "SPOT", "USDM", "BinanceExchange"]
 
@@ -141,6 +144,32 @@ class BinanceExchange:
         for symbol in subscription.symbols:
             if symbol not in instruments:
                 raise UnknownNameError(f"{self.venue} symbol", symbol, nearest(symbol, instruments))
+
+    @cached_property
+    def sequence_rule(self) -> SequenceRule:
+        """The market's rule of continuity, for an ``OrderBookBuilder`` without a feed."""
+        from .sync import rule_for
+
+        return rule_for(self.market)
+
+    def book_decoder(self) -> BookDecoder:
+        """A decoder of full depth events into books, for use without a feed; see ``cmd_common.decoding``."""
+        from cmd_common.decoding import BookDecoder
+
+        from ._messages import MAX_FRAME, depth_delta
+        from ._snapshots import read_snapshot
+
+        name = "binance-futures" if self.market.futures else "binance-spot"
+        return BookDecoder(name, depth_delta, snapshot=read_snapshot, limit=MAX_FRAME)
+
+    def tick_decoder(self) -> TickDecoder:
+        """A decoder of trades, aggregate trades and quotes, for use without a feed; see ``cmd_common.ticks``."""
+        from cmd_common.ticks import TickDecoder
+
+        from ._messages import MAX_FRAME
+        from ._ticks import parser
+
+        return TickDecoder(self.market.venue, parser(self.market.venue), limit=MAX_FRAME)
 
     def used_weight(self, response: HttpResponse) -> int | None:
         """The weight used in this minute as the exchange counts it."""

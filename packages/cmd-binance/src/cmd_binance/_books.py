@@ -15,21 +15,22 @@ from typing import Any, Final
 from cmd_common.builder import Applied
 from cmd_common.feed import Output
 from cmd_common.feed_base import ParsedBook
-from cmd_common.feed_state import SymbolState
+from cmd_common.feed_state import Stream, SymbolState
 from cmd_common.http import HttpRequest
 from cmd_common.records import SNAPSHOT, TS_FROM_RECV, BookDelta
 from cmd_common.sequence import BookState, SequenceRule
 
 from . import _messages as wire
 from ._control import Control
+from ._snapshots import read_snapshot
 from .instruments import Market
-from .rest import depth_request, parse_depth
+from .rest import depth_request
 from .sync import rule_for
 
 __all__ = ["Books"]
 
 _SECOND: Final = 1_000_000_000
-_MICRO: Final = 100_000_000_000_000  # a time from here on is in microseconds, below in milliseconds
+_MICRO: Final = 9_200_000_000_000  # a time from here on is in microseconds, below in milliseconds
 _APPLIED: Final = Applied.APPLIED
 _DROPPED: Final = Applied.DROPPED
 _GAP: Final = Applied.GAP
@@ -45,6 +46,7 @@ class Books(Control):
     """Order books of one connection; ``BinanceFeed`` adds the other messages."""
 
     seeded = True
+    max_frame = wire.MAX_FRAME
     market: Market
     _snapshot_limit: int
 
@@ -52,6 +54,12 @@ class Books(Control):
         return rule_for(self.market)
 
     # Full books
+
+    def _hear_book(self, s: Stream, ts: int, now: int, out: Output) -> None:
+        s.heard = now  # a stream is confirmed by its reply alone
+        s.ts = ts
+        if s.lost is not None or s.silent:
+            self._heard_again(s, ts, now, out)
 
     def _on_depth(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
         d: wire.DepthEvent = message.data
@@ -101,12 +109,11 @@ class Books(Control):
         return depth_request(self.market, self._endpoints, symbol, self._asked_levels)
 
     def _parse_snapshot(self, symbol: str, body: bytes) -> ParsedBook:
-        depth = parse_depth(body)
+        parsed = read_snapshot(self.books[symbol].book, body)
         # A side with fewer levels than the limit is complete.
-        most = max(len(depth.bids), len(depth.asks))
+        most = max(len(parsed.bids), len(parsed.asks))
         self.books[symbol].snapshot_levels = most if most in _REST_LIMITS else self._snapshot_limit
-        ts = depth.T * 1000 if depth.T >= _MICRO else depth.T * 1_000_000
-        return ParsedBook(depth.lastUpdateId, depth.bids, depth.asks, ts or None)
+        return parsed
 
     # Partial books: snapshots only
 

@@ -8,13 +8,18 @@ with a new key is noticed: decoding it raises, and the feed then decodes it with
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
+from cmd_common.builder import Delta
+from cmd_common.errors import DataError
+
 __all__ = [
     "MAX_FRAME",
+    "MICRO",
     "AggTradeEvent",
     "AggTradeFrame",
     "DepthBody",
@@ -29,6 +34,7 @@ __all__ = [
     "TradeEvent",
     "TradeFrame",
     "Wrapped",
+    "depth_delta",
     "inexact",
     "known",
     "lenient",
@@ -37,6 +43,8 @@ __all__ = [
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """A frame above this many characters is not decoded but counted as malformed."""
+MICRO: Final = 9_200_000_000_000
+"""A time from here on is in microseconds, below in milliseconds: as either, it fits as ns in 64 bits."""
 
 Price = Annotated[float, Meta(gt=0, lt=1e18)]
 Quantity = Annotated[float, Meta(ge=0, lt=1e24)]
@@ -261,6 +269,34 @@ def lenient_frame(frame: type[Struct]) -> type[Struct]:
         bases=(frame,),
         forbid_unknown_fields=False,
     )
+
+
+@cache
+def _depth_decoders() -> tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[Any]]:
+    kinds = lenient_frame(DepthFrame), _lenient(DepthEvent)
+    return msgspec.json.Decoder(kinds[0], strict=False), msgspec.json.Decoder(kinds[1], strict=False)
+
+
+def depth_delta(frame: str | bytes) -> tuple[str, Delta] | None:
+    """Parse a depth event, bare or in the combined form: its symbol and what ``OrderBookBuilder.delta`` takes.
+
+    None for every other message; unknown keys are passed over. Raises DataError for damage.
+    """
+    if not (b"depthUpdate" in frame if isinstance(frame, bytes) else "depthUpdate" in frame):
+        return None
+    combined, bare = _depth_decoders()
+    try:
+        try:
+            event = combined.decode(frame).data
+        except msgspec.ValidationError:
+            event = bare.decode(frame)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataError(f"a depth event of Binance that cannot be read: {error}") from error
+    if event.e != "depthUpdate":
+        return None
+    t = event.T or event.E
+    ts = t * 1000 if t >= MICRO else t * 1_000_000
+    return event.s, (event.U, event.u, event.pu, event.b, event.a, ts)
 
 
 def _lenient(kind: type[Struct]) -> type[Struct]:

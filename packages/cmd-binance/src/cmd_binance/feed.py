@@ -25,25 +25,19 @@ from cmd_common.exchange import Endpoints
 from cmd_common.feed import Output, Reconnect, Subscription
 from cmd_common.feed_state import Stream
 from cmd_common.instruments import Instrument
-from cmd_common.records import (
-    INEXACT,
-    TS_FROM_RECV,
-    AggTrade,
-    Candle,
-    Gap,
-    Quote,
-    Trade,
-)
+from cmd_common.records import AggTrade, Candle, Gap, Quote, Trade
+from cmd_common.ticks import native_path
 
 from . import _messages as wire
 from ._books import Books
+from ._ticks import agg_trade, inexact_flag, quote, trade
 from .instruments import Market
 from .rest import depth_request
 
 __all__ = ["BinanceFeed"]
 
 _SECOND: Final = 1_000_000_000
-_MICRO: Final = 100_000_000_000_000  # a time from here on is in microseconds, below in milliseconds
+_MICRO: Final = 9_200_000_000_000  # a time from here on is in microseconds, below in milliseconds
 _EXACT: Final = 1e7  # below it, a decimal of at most 8 places has at most 15 digits
 _PARTIAL_DEPTHS: Final = (5, 10, 20)
 _RESTART_AFTER: Final = 60 * _SECOND  # an older id in so much younger a quote: the exchange began its ids anew
@@ -96,6 +90,7 @@ class BinanceFeed(Books):
         snapshot_limit: int | None = None,
     ) -> None:
         self.market = market
+        self.native_format = "binance-futures" if market.futures else "binance-spot"
         self._snapshot_limit = snapshot_limit or market.snapshot_limit
         self.book_levels = market.snapshot_limit
         if subscription.depth is not None and subscription.depth not in _PARTIAL_DEPTHS:
@@ -124,6 +119,14 @@ class BinanceFeed(Books):
         self._plain: tuple[Decoder, Handler] = self._decoders["bookTicker"]
         if self._depth is not None and not market.futures:
             self._plain = (_decoder(wire.PartialFrame), self._on_partial)
+        self._ticks: Callable[[str | bytes, int], Any] | None = None  # where cmd-native decodes trades and quotes
+        if _STREAM_OF.keys() & set(types) and (path := native_path(market.venue, wire.MAX_FRAME, symbols)) is not None:
+            self._ticks = path.take
+        self._took: dict[type[Any], Callable[[Any, int, Output], None]] = {
+            Trade: self._take_trade,
+            AggTrade: self._take_agg_trade,
+            Quote: self._take_quote,
+        }
         self._unknown_keys: dict[str, int] = {}  # messages with unknown keys by event type
 
     # Streams
@@ -156,6 +159,16 @@ class BinanceFeed(Books):
         counters = self.counters
         counters.messages += 1
         self._last_frame = now
+        path = self._path
+        if path is not None and (taken := path.take(frame, self._deltas)) is not None:
+            self._taken(taken, now, out)
+            counters.records += len(out.records)
+            return out
+        ticks = self._ticks
+        if ticks is not None and (record := ticks(frame, now)) is not None:
+            self._took[type(record)](record, now, out)
+            counters.records += len(out.records)
+            return out
         known: tuple[Decoder, Handler] | None
         if type(frame) is str:
             at = frame.find('"e":"')
@@ -240,6 +253,8 @@ class BinanceFeed(Books):
         if seen == _LENIENT_AFTER and event in _FRAMES:
             # The exchange has added a key for good: back to the hot path, and no more counting.
             self._set_decoder(event, _decoder(wire.lenient_frame(_FRAMES[event])))
+            if event == "depthUpdate" and self._path is not None:
+                self._path.lenient = True
             if event == "bookTicker" and self._plain[1] == self._on_quote:
                 self._plain = self._decoders["bookTicker"]
             self._status(out, now, "unknown_field", f"{event}: {seen} messages with unknown fields, counting ends")
@@ -249,14 +264,22 @@ class BinanceFeed(Books):
     def _on_trade(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
         d: wire.TradeEvent = message.data
         st = self._symbols.get(d.s)
-        if st is None or (s := st.trades) is None:
+        if st is None or st.trades is None:
             self.counters.skipped += 1
             return
         if d.p == 0.0 and d.X == "MARKET":  # before its id counts as seen
             self._malformed(frame, "a trade with price 0", now, out)
             return
-        ts = d.T * 1000 if d.T >= _MICRO else d.T * 1_000_000
-        id_ = d.t
+        self._take_trade(trade(d, frame, self.venue, now), now, out, d.X == "MARKET")
+
+    def _take_trade(self, record: Trade, now: int, out: Output, market: bool = True) -> None:
+        st = self._symbols.get(record.symbol)
+        if st is None or (s := st.trades) is None:
+            self.counters.skipped += 1
+            return
+        ts = record.ts_event
+        id_ = record.trade_seq
+        assert id_ is not None
         ids = st.trade_ids
         if id_ == ids.last + 1:
             ids.last = id_
@@ -267,24 +290,27 @@ class BinanceFeed(Books):
         s.ts = ts
         if s.lost is not None or s.silent:
             self._heard_again(s, ts, now, out)
-        if d.X != "MARKET":
+        if not market:
             # Insurance fund, ADL and NA fills use up ids but are not in aggregates nor in the market.
             self.counters.skipped += 1
             return
-        p, q = d.p, d.q
-        flags = 0
-        if p >= _EXACT or q >= _EXACT or int(p * 1e8 + 0.5) / 1e8 != p or int(q * 1e8 + 0.5) / 1e8 != q:
-            flags = _inexact(frame, ("p", "q"))
-        out.records.append(Trade(ts, now, self.venue, d.s, str(id_), id_, p, q, "sell" if d.m else "buy", flags))
+        out.records.append(record)
 
     def _on_agg_trade(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
         d: wire.AggTradeEvent = message.data
-        st = self._symbols.get(d.s)
+        if d.s not in self._symbols:
+            self.counters.skipped += 1
+            return
+        self._take_agg_trade(agg_trade(d, frame, self.venue, now), now, out)
+
+    def _take_agg_trade(self, record: AggTrade, now: int, out: Output) -> None:
+        st = self._symbols.get(record.symbol)
         if st is None or (s := st.agg_trades) is None:
             self.counters.skipped += 1
             return
-        ts = d.T * 1000 if d.T >= _MICRO else d.T * 1_000_000
-        id_ = d.a
+        ts = record.ts_event
+        id_ = record.trade_seq
+        assert id_ is not None
         ids = st.agg_ids
         if id_ == ids.last + 1:
             ids.last = id_
@@ -295,27 +321,22 @@ class BinanceFeed(Books):
         s.ts = ts
         if s.lost is not None or s.silent:
             self._heard_again(s, ts, now, out)
-        p, q = d.p, d.q
-        flags = 0
-        if p >= _EXACT or q >= _EXACT or int(p * 1e8 + 0.5) / 1e8 != p or int(q * 1e8 + 0.5) / 1e8 != q:
-            flags = _inexact(frame, ("p", "q"))
-        side = "sell" if d.m else "buy"
-        out.records.append(AggTrade(ts, now, self.venue, d.s, str(id_), id_, d.f, d.l, p, q, side, flags))  # type: ignore[arg-type]
+        out.records.append(record)
 
     def _on_quote(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
         d: wire.QuoteEvent = message.data
-        st = self._symbols.get(d.s)
+        if d.s not in self._symbols:
+            self.counters.skipped += 1
+            return
+        self._take_quote(quote(d, frame, self.venue, now), now, out)
+
+    def _take_quote(self, record: Quote, now: int, out: Output) -> None:
+        st = self._symbols.get(record.symbol)
         if st is None or (s := st.quotes) is None:
             self.counters.skipped += 1
             return
-        u = d.u
-        t = d.T
-        if t:
-            ts = t * 1000 if t >= _MICRO else t * 1_000_000
-            flags = 0
-        else:
-            ts = now
-            flags = TS_FROM_RECV
+        u = record.seq
+        ts = record.ts_event
         if u <= st.quote_id:
             if u == st.quote_id or ts <= s.ts + _RESTART_AFTER:
                 self.counters.duplicates += 1
@@ -327,19 +348,7 @@ class BinanceFeed(Books):
         if s.lost is not None or s.silent:
             self._heard_again(s, ts, now, out)
         s.ts = ts
-        b, B, a, A = d.b, d.B, d.a, d.A
-        if (
-            b >= _EXACT
-            or B >= _EXACT
-            or a >= _EXACT
-            or A >= _EXACT
-            or int(b * 1e8 + 0.5) / 1e8 != b
-            or int(B * 1e8 + 0.5) / 1e8 != B
-            or int(a * 1e8 + 0.5) / 1e8 != a
-            or int(A * 1e8 + 0.5) / 1e8 != A
-        ):
-            flags |= _inexact(frame, ("b", "B", "a", "A"))
-        out.records.append(Quote(ts, now, self.venue, d.s, u, b, B, a, A, flags))
+        out.records.append(record)
 
     def _on_kline(self, message: Any, frame: str | bytes, now: int, out: Output) -> None:
         d: wire.KlineEvent = message.data
@@ -354,7 +363,7 @@ class BinanceFeed(Books):
         flags = 0
         for value in (k.o, k.h, k.l, k.c, k.v, k.q, k.V, k.Q):
             if value >= _EXACT or int(value * 1e8 + 0.5) / 1e8 != value:
-                flags = _inexact(frame, ("o", "h", "l", "c", "v", "q", "V", "Q"), "k")
+                flags = inexact_flag(frame, ("o", "h", "l", "c", "v", "q", "V", "Q"), "k")
                 break
         candle = Candle(
             k.t * 1000 if k.t >= _MICRO else k.t * 1_000_000,
@@ -388,12 +397,3 @@ class BinanceFeed(Books):
             out.records.append(candle)
         else:
             self.counters.duplicates += 1
-
-
-def _inexact(frame: str | bytes, keys: Sequence[str], inner: str = "") -> int:
-    """Return INEXACT if one of these decimals has more digits than float64 keeps. Slow, and rarely called."""
-    outer = msgspec.json.decode(frame)
-    event = outer.get("data", outer)
-    if inner:
-        event = event[inner]
-    return INEXACT if any(wire.inexact(str(event[key])) for key in keys) else 0

@@ -121,7 +121,7 @@ def to_ns(value: int) -> int:
 
     10^14 ms is the year 5138 and 10^14 us is 1973, so that the size alone decides.
     """
-    return value * 1000 if value >= 100_000_000_000_000 else value * 1_000_000
+    return value * 1000 if value >= 9_200_000_000_000 else value * 1_000_000
 
 
 # Futures without an end carry this delivery date (2100-12-25).

@@ -43,6 +43,7 @@ class BitstampFeed(FeedBase):
     of each book with a fresh snapshot, 600 by default; 0: none.
     """
 
+    native_format = "bitstamp"
     seeded = True
     sequenced = False
     contiguous_trades = False
@@ -106,6 +107,10 @@ class BitstampFeed(FeedBase):
         for symbol in symbols:
             self._agreed.pop(symbol, None)
         return out
+
+    def _native_key(self, st: SymbolState) -> str:
+        assert st.depth is not None
+        return st.depth.name  # messages name the channel
 
     def _frames(self, method: str, streams: Sequence[Stream]) -> list[tuple[str, tuple[str, ...]]]:
         return [
@@ -247,6 +252,8 @@ class BitstampFeed(FeedBase):
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             self._malformed(frame, f"{channel}: {error}"[:200], now, out, stream)
             return
+        if self._path is not None:
+            self._path.lenient = not self._book_wire.strict
         id_, ts = data.microtimestamp, data.microtimestamp * 1000
         if self._depth is not None:
             gap = st.book_gap

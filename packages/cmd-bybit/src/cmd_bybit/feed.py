@@ -20,7 +20,7 @@ import msgspec
 from cmd_common.errors import UsageError
 from cmd_common.feed import Output, Send
 from cmd_common.feed_base import FeedBase, Wire, inexact_flag
-from cmd_common.feed_state import Stream
+from cmd_common.feed_state import Stream, SymbolState
 from cmd_common.instruments import Instrument
 from cmd_common.records import Candle, Side
 from cmd_common.sequence import SequenceRule, Verdict
@@ -68,6 +68,7 @@ class BybitFeed(FeedBase):
     too), and those of ``FeedBase``.
     """
 
+    native_format = "bybit"
     contiguous_trades = False  # UUIDs on linear; on spot numbers that jump
     max_frame = 16 * 1024 * 1024
     quiet_limit = 60 * _SECOND  # every ping is answered
@@ -97,6 +98,10 @@ class BybitFeed(FeedBase):
 
     def _streams_of(self, symbol: str, instrument: Instrument) -> list[Stream]:
         return [self._stream(name, symbol, type_) for name, type_, _ in self._topics(symbol)]
+
+    def _native_key(self, st: SymbolState) -> str:
+        assert st.depth is not None
+        return st.depth.name  # the topic: the source of quotes has the same symbol
 
     def _interval_of(self, stream: Stream) -> str:
         return _OURS[stream.name.split(".", 2)[1]]
@@ -157,7 +162,10 @@ class BybitFeed(FeedBase):
             return
         try:
             if kind == "orderbook":
-                self._on_book(self._decode(self._book_wire, kind, frame, now, out), stream, now, out)
+                message = self._decode(self._book_wire, kind, frame, now, out)
+                if self._path is not None:
+                    self._path.lenient = not self._book_wire.strict
+                self._on_book(message, stream, now, out)
             elif kind == "publicTrade":
                 self._on_trades(self._decode(self._trade_wire, kind, frame, now, out), stream, now, out)
             else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import nan
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -34,6 +34,9 @@ from .instruments import Market
 from .rest import taker
 from .sync import ConnectionSequence, FrameVerdict
 
+if TYPE_CHECKING:
+    from cmd_native._native import Taken
+
 __all__ = ["AdvancedFeed"]
 
 _SECOND: Final = 1_000_000_000
@@ -49,6 +52,8 @@ _STREAM_OF: Final = {"level2": "level2", "l2_data": "level2", "market_trades": "
 
 class AdvancedFeed(CoinbaseFeed):
     """One connection of Advanced Trade; see ``cmd_common.feed.Feed``. Option ``status`` (``on``)."""
+
+    native_format = "coinbase-advanced"
 
     def __init__(
         self,
@@ -85,7 +90,15 @@ class AdvancedFeed(CoinbaseFeed):
         """Streams are named by channel and product."""
         if instrument.quote == "USDC" and (canonical := self._by_assets.get((instrument.base, "USD"))):
             self._aliases[canonical] = symbol
+            if self._path is not None:
+                self._path.remove(canonical)  # its messages may be for both
         return [self._stream(f"{_CHANNELS[t]}:{symbol}", symbol, t) for t in self._types if t in _CHANNELS]
+
+    def _natively(self, st: SymbolState) -> None:
+        if st.symbol not in self._aliases:
+            super()._natively(st)
+            if self._path is not None:
+                self._path.number = self._sequence.last
 
     def _interval_of(self, stream: Stream) -> str:
         """Live candles are of five minutes."""
@@ -104,6 +117,8 @@ class AdvancedFeed(CoinbaseFeed):
     def _on_connected(self, now: int, out: Output) -> None:
         """Numbers begin anew; heartbeats keep the connection open."""
         self._sequence.reset()
+        if self._path is not None:
+            self._path.number = self._sequence.last
         self._states.clear()
         self._named.clear()
         channels = ("heartbeats", "status") if self._watch_status else ("heartbeats",)
@@ -191,6 +206,8 @@ class AdvancedFeed(CoinbaseFeed):
         """Judge a frame's number; False for a repeat."""
         expected = self._sequence.last + 1
         verdict = self._sequence.judge(number)
+        if self._path is not None:
+            self._path.number = self._sequence.last
         if verdict is FrameVerdict.NEXT:
             return True
         if verdict is FrameVerdict.REPEAT:
@@ -307,8 +324,18 @@ class AdvancedFeed(CoinbaseFeed):
 
     # Books
 
+    def _taken(self, taken: Taken, now: int, out: Output) -> None:
+        assert self._path is not None
+        self._sequence.judge(self._path.number)
+        st: SymbolState = taken[0]
+        if st.symbol.endswith("USDC"):
+            self._named.add(st.symbol)
+        super()._taken(taken, now, out)
+
     def _on_l2(self, m: wire.L2Frame, now: int, out: Output) -> None:
         """Snapshots and changes of books; frames without any change are normal [R]."""
+        if self._path is not None:
+            self._path.lenient = not self._wires["l2_data"].strict
         for event in m.events:
             for st in self._states_of(event.product_id):
                 if st.depth is None or st.builder is None:

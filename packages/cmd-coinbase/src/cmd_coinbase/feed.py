@@ -12,7 +12,7 @@ Channels are not ordered against each other. docs/exchanges/coinbase.md#exchange
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -35,6 +35,9 @@ from .instruments import Market
 from .rest import taker
 from .sync import TickerGuard
 
+if TYPE_CHECKING:
+    from cmd_native._native import Taken
+
 __all__ = ["ExchangeFeed"]
 
 _SECOND: Final = 1_000_000_000
@@ -52,6 +55,7 @@ class ExchangeFeed(CoinbaseFeed):
     (``on``: the status channel), and those of all venues.
     """
 
+    native_format = "coinbase"
     sequenced = False  # nothing shows that a book message is missing
 
     def __init__(
@@ -257,6 +261,9 @@ class ExchangeFeed(CoinbaseFeed):
 
     def _on_l2update(self, m: wire.L2Update, now: int, out: Output) -> None:
         """Absolute new sizes; of two changes of one price in a batch the later one counts."""
+        path = self._path
+        if path is not None:
+            path.lenient = not self._wires["l2update"].strict
         st = self._symbols.get(m.product_id)
         if st is None or st.depth is None:
             self.counters.skipped += 1
@@ -273,12 +280,22 @@ class ExchangeFeed(CoinbaseFeed):
                 self._lose_book(st, "order", now, out)
                 return
             self._newest[st.symbol] = ts
+        elif path is not None:
+            path.remove(st.symbol)  # its times are ours from here on, until the next snapshot
         before = len(out.records)
         self._own_delta(st, list(bids.items()), list(asks.items()), ts or now, now, out)
         if not ts:
             _mark(out, before)
         guard = self._guards.get(st.symbol)
         if guard is not None and st.builder is not None:
+            self._look_at_top(st, guard)
+
+    def _taken(self, taken: Taken, now: int, out: Output) -> None:
+        super()._taken(taken, now, out)
+        st: SymbolState = taken[0]
+        self._newest[st.symbol] = taken[3]
+        guard = self._guards.get(st.symbol)
+        if guard is not None:
             self._look_at_top(st, guard)
 
     def _on_snapshot(self, m: wire.Snapshot, now: int, out: Output) -> None:
@@ -294,6 +311,7 @@ class ExchangeFeed(CoinbaseFeed):
         )
         self._loaded[st.symbol] = now
         self._newest.pop(st.symbol, None)
+        self._natively(st)
         if self._guard:
             guard = self._guards.setdefault(st.symbol, TickerGuard(self._guard))
             guard.lost()

@@ -147,17 +147,22 @@ def merge_parts(price: float, parts: list[Part]) -> AggregatedLevel:
     return AggregatedLevel(price, total, tuple(parts))
 
 
-def scaled(book: OrderBook, bid: bool, depth: int | None, factor: float) -> dict[float, list[float]]:
-    """The best ``depth`` merged prices of a book whose prices are multiplied, each with the book's own prices."""
+def scaled(
+    book: OrderBook, bid: bool, depth: int | None, factor: float
+) -> tuple[dict[float, list[float]], Mapping[float, float]]:
+    """The best ``depth`` merged prices of a book whose prices are multiplied, each with the book's own prices.
+
+    And a mapping that has the quantities of these.
+    """
     more = None if depth is None else depth + 1
-    prices = book._bid_prices(more) if bid else book._ask_prices(more)
+    prices, side = book.nearest(bid, more)
     own: dict[float, list[float]] = {}
     for price in prices:
         own.setdefault(price * factor, []).append(price)
     if more is not None and len(own) < len(prices) == more:
         # Rounding made one of two prices: how many are needed is not known before all are seen.
         return scaled(book, bid, None, factor)
-    return own
+    return own, side
 
 
 def pack(levels: list[AggregatedLevel], index: Mapping[str, float]) -> bytes:

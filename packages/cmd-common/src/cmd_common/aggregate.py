@@ -179,8 +179,7 @@ class AggregatedOrderBook:
             if self._judge(member):
                 self._judge_all()
             return
-        near = book._bid_near
-        bid = near[-1] * member.bid_factor if near else -inf
+        bid = book.best_bid_price * member.bid_factor
         old = member.bid
         if bid != old:
             member.bid = bid
@@ -188,8 +187,7 @@ class AggregatedOrderBook:
                 self._bid = bid
             elif old == self._bid:
                 self._bid = max([m.bid for m in self._in])
-        near = book._ask_near
-        ask = near[0] * member.ask_factor if near else inf
+        ask = book.best_ask_price * member.ask_factor
         old = member.ask
         if ask != old:
             member.ask = ask
@@ -276,9 +274,8 @@ class AggregatedOrderBook:
                 member.ask_factor = rate.ask * (1.0 + member.fee)
                 if self.rate_age is not None:
                     expiry = min(expiry, rate.seen + self.rate_age)
-            bids, asks = member.book._bid_near, member.book._ask_near
-            member.bid = bids[-1] * member.bid_factor if bids else -inf
-            member.ask = asks[0] * member.ask_factor if asks else inf
+            member.bid = member.book.best_bid_price * member.bid_factor
+            member.ask = member.book.best_ask_price * member.ask_factor
         self._in = inside
         self._expiry = expiry
         self._bid = max([m.bid for m in inside], default=-inf)
@@ -303,10 +300,10 @@ class AggregatedOrderBook:
                     self._judge_all()
                     return
             else:
-                bids, asks = book._bid_near, book._ask_near
-                if (bids[-1] * member.bid_factor if bids else -inf) != member.bid or (
-                    asks[0] * member.ask_factor if asks else inf
-                ) != member.ask:
+                if (
+                    book.best_bid_price * member.bid_factor != member.bid
+                    or book.best_ask_price * member.ask_factor != member.ask
+                ):
                     self._judge_all()
                     return
 
@@ -366,8 +363,8 @@ class AggregatedOrderBook:
     def known_range(self) -> tuple[float, float]:
         """From which bid price up and to which ask price down the books that are in are all known to be complete."""
         self._look()
-        floor = max((m.book._bid_floor * m.bid_factor for m in self._in), default=-inf)
-        return floor, min((m.book._ask_ceiling * m.ask_factor for m in self._in), default=inf)
+        floor = max((m.book.known_range[0] * m.bid_factor for m in self._in), default=-inf)
+        return floor, min((m.book.known_range[1] * m.ask_factor for m in self._in), default=inf)
 
     @property
     def ts_event(self) -> int:
@@ -403,15 +400,15 @@ class AggregatedOrderBook:
         self._look()
         found: set[float] = set()
         plain: list[tuple[str, Callable[[float], float | None]]] = []  # prices and quantities as they are
-        odd: list[tuple[Member, dict[float, float], dict[float, list[float]]]] = []
+        odd: list[tuple[Member, Mapping[float, float], dict[float, list[float]]]] = []
         for m in self._in:
-            book = m.book
-            side, factor = (book._bids, m.bid_factor) if bid else (book._asks, m.ask_factor)
+            factor = m.bid_factor if bid else m.ask_factor
             if factor == 1.0 and m.size is None:
-                found.update(book._bid_prices(depth) if bid else book._ask_prices(depth))
+                near, side = m.book.nearest(bid, depth)
+                found.update(near)
                 plain.append((m.name, side.get))
             else:
-                own = scaled(book, bid, depth, factor)
+                own, side = scaled(m.book, bid, depth, factor)
                 found.update(own)
                 odd.append((m, side, own))
         prices = sorted(found, reverse=bid)[:depth]
@@ -520,4 +517,4 @@ class AggregatedOrderBook:
                 assert level.parts
                 assert level.quantity == sum(part.quantity for part in level.parts)
                 count += len(level.parts)
-            assert count == sum(len(m.book._bids if bid else m.book._asks) for m in self._in)
+            assert count == sum(len(m.book.bids() if bid else m.book.asks()) for m in self._in)

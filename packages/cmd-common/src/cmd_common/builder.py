@@ -87,7 +87,6 @@ class OrderBookBuilder:
         "_next",
         "_open",
         "_refreshing",
-        "applied",
         "book",
         "buffer_limit",
         "detail",
@@ -117,7 +116,8 @@ class OrderBookBuilder:
         self.needs_snapshot = False  # ask for one now, then call snapshot_requested()
         self.gap_reason = ""  # why the book was last lost: sequence, malformed, known_range, crossed, or the caller's
         self.detail = ""  # the message that goes with it, where there is one
-        self.applied = self.dropped = self.gaps = self.malformed = self.overflowed = self.refused = self.resyncs = 0
+        book.applied = 0
+        self.dropped = self.gaps = self.malformed = self.overflowed = self.refused = self.resyncs = 0
         self._first, self._next = rule.first, rule.next
         self._judge: _Judge | None = None  # None: not LIVE
         self._buffer: deque[Delta] = deque()
@@ -137,6 +137,11 @@ class OrderBookBuilder:
     def last_id(self) -> int:
         """The update id that the book contains all updates up to; 0 before the first snapshot."""
         return self.book.last_id
+
+    @property
+    def applied(self) -> int:
+        """How many deltas were applied to a LIVE book."""
+        return self.book.applied
 
     @property
     def buffered(self) -> int:
@@ -176,10 +181,40 @@ class OrderBookBuilder:
         """Say that a snapshot is under way; a LIVE book begins to buffer what the refresh will need."""
         self.needs_snapshot = False
         self._refreshing = self._judge is not None
+        self._arm()
 
     def snapshot_failed(self) -> None:
         """Say that the snapshot asked for will not come, so that ``needs_snapshot`` asks again."""
         self.needs_snapshot = self._open and (self._judge is None or self._refreshing)
+
+    def _stage(self) -> int:
+        """What a native decoder may do to the book: 0 nothing, 1 take the first delta behind a snapshot, 2 the next."""
+        if self._judge is None or self._refreshing:
+            return 0
+        return 2 if self._judge is self._next else 1
+
+    def _arm(self) -> None:
+        self.book.stage = self._stage()
+
+    def took(self) -> None:
+        """Say that a native decoder has applied a delta to the book, judged by the venue's rule, and all is well."""
+        self._judge = self._next
+
+    def applied_natively(
+        self, first: int, last: int, prev: int | None, bids: Sequence[Level], asks: Sequence[Level], ts_event: int
+    ) -> Applied:
+        """Take a delta whose levels a native decoder has applied to the book, but whose touch must be looked at."""
+        book = self.book
+        if reason := self._look():
+            self._lose(reason, _DETAIL[reason], keep=True)
+            if not self._buffer:
+                self._append((first, last, prev, bids, asks, ts_event))
+            return Applied.GAP
+        book.last_id = last
+        book.ts_event = ts_event
+        self._judge = self._next
+        self._arm()
+        return _APPLIED
 
     def _move(self, event: BookEvent) -> None:
         book = self.book
@@ -195,6 +230,7 @@ class OrderBookBuilder:
         self._held = None
         self._refreshing = self._asked = False
         self.needs_snapshot = self._open
+        self._arm()
         if not keep:
             self._buffer.clear()
 
@@ -220,21 +256,12 @@ class OrderBookBuilder:
                 self.malformed += 1
                 self._lose("malformed", str(error))
                 return Applied.GAP
-            self.applied = applied = self.applied + 1
+            book.applied = applied = book.applied + 1
             if self._refreshing:
                 self._append((first, last, prev, bids, asks, ts_event))
                 if self._held is not None and self._held[0] <= last and not self._take_held(last):
                     return Applied.GAP
-            bid_near, ask_near = book._bid_near, book._ask_near
-            if (
-                not (
-                    bid_near
-                    and ask_near
-                    and book._bid_mark <= bid_near[-1] < ask_near[0]
-                    and ask_near[0] <= book._ask_mark
-                )
-                or not applied % _LOOK_EVERY
-            ) and (reason := self._look()):
+            if (not book.touch_ok() or not applied % _LOOK_EVERY) and (reason := self._look()):
                 # last_id stays at the last good delta: readers get no more, and the gap starts there.
                 # The delta is in the stale book, but a coming snapshot may end before it.
                 self._lose(reason, _DETAIL[reason], keep=True)
@@ -243,7 +270,9 @@ class OrderBookBuilder:
                 return Applied.GAP
             book.last_id = last
             book.ts_event = ts_event
-            self._judge = self._next
+            if self._judge is not self._next:
+                self._judge = self._next
+                self._arm()
             return _APPLIED
         if verdict is _DROP:
             self.dropped += 1
@@ -373,6 +402,7 @@ class OrderBookBuilder:
         self._move(BookEvent.SNAPSHOT)
         self._judge = self._next if replay else self._first
         self.needs_snapshot = self._refreshing = self._asked = False
+        self._arm()
         self._backwards = 0
         known_bids, known_asks = book.known_depth
         self._low = (known_bids // 4, known_asks // 4)
@@ -414,31 +444,10 @@ class OrderBookBuilder:
 
     def _look(self) -> str:
         """Look at touch and known depth: why the book is lost, or empty; asks for a refresh when depth runs low."""
-        book = self.book
-        if book.crossed:
-            return "crossed"  # no venue's own book is: something is missing that the ids do not show
-        low_bids, low_asks = self._low
-        if book._bid_floor > -inf:
-            near = book._bid_near
-            if not near or near[-1] < book._bid_floor:
-                return "known_range"
-            known = sorted(price for price in book._bids if price >= book._bid_floor)
-            if len(known) < low_bids:
-                book._bid_mark = book._bid_floor
-                self._ask_refresh()
-            else:
-                book._bid_mark = known[max(0, low_bids - 1)]  # below it fewer than low_bids can be left
-        if book._ask_ceiling < inf:
-            near = book._ask_near
-            if not near or near[0] > book._ask_ceiling:
-                return "known_range"
-            known = sorted(price for price in book._asks if price <= book._ask_ceiling)
-            if len(known) < low_asks:
-                book._ask_mark = book._ask_ceiling
-                self._ask_refresh()
-            else:
-                book._ask_mark = known[-max(1, low_asks)]
-        return ""
+        reason, refresh = self.book.look(*self._low)
+        if refresh and not reason:
+            self._ask_refresh()
+        return reason
 
     def _ask_refresh(self) -> None:
         if not self._asked:
@@ -463,5 +472,7 @@ class OrderBookBuilder:
             # What a refresh would replay ends exactly where the book is.
             assert previous is None or previous[1] == self.book.last_id
             book = self.book
-            assert book._bid_floor == -inf or (book.best_bid or (0.0,))[0] >= book._bid_floor
-            assert book._ask_ceiling == inf or (book.best_ask or (inf,))[0] <= book._ask_ceiling
+            floor, ceiling = book.known_range
+            assert floor == -inf or book.best_bid_price >= floor
+            assert ceiling == inf or book.best_ask_price <= ceiling
+        assert self.book.stage == self._stage()

@@ -69,6 +69,11 @@ class Wire(Generic[M]):
         self._strict = True
         self._seen = 0
 
+    @property
+    def strict(self) -> bool:
+        """Whether unknown keys are still looked for."""
+        return self._strict
+
     def decode(self, frame: str | bytes) -> tuple[M, list[str]]:
         """Decode a frame."""
         try:
@@ -195,7 +200,6 @@ class FeedBase(FeedBooks):
     """
 
     derive_quotes: bool = False
-    max_frame: int = 64 * 1024 * 1024
     most_streams: int = 1_000_000
 
     def __init__(
@@ -304,6 +308,7 @@ class FeedBase(FeedBooks):
             elif stream.type == "book":
                 st.depth = stream
                 st.builder = self._make_builder(symbol, instrument)
+                self._natively(st)
             self._streams[stream.name] = stream
         self._symbols[symbol] = st
         return st
@@ -345,8 +350,10 @@ class FeedBase(FeedBooks):
         for stream in streams:
             self._streams.pop(stream.name, None)
         for symbol in symbols:
-            self._symbols.pop(symbol, None)
+            gone = self._symbols.pop(symbol, None)
             self.books.pop(symbol, None)
+            if self._path is not None and gone is not None:
+                self._path.remove(self._native_key(gone))
         return self._counted(out)
 
     # Frames
@@ -356,7 +363,10 @@ class FeedBase(FeedBooks):
         out = Output()
         self.counters.messages += 1
         self._last_frame = now
-        if len(frame) > self.max_frame:
+        path = self._path
+        if path is not None and (taken := path.take(frame, self._deltas)) is not None:
+            self._taken(taken, now, out)
+        elif len(frame) > self.max_frame:
             self._malformed(frame, f"a frame of {len(frame)} characters", now, out)
         else:
             try:

@@ -12,6 +12,10 @@ Theory of operation. Three kinds of venue:
   in ns and the count goes on from there, so that epochs of different processes never meet.
 
 ``verify`` looks at the book after a delta was applied and before anything is published (a checksum).
+
+Where cmd-native is there and knows the venue (``native_format``), a feed gives each frame to ``self._path`` first:
+one call takes a usual depth message from its bytes into the book, and ``_taken`` does the rest. For everything else
+that call changes nothing and returns None, and the frame goes the way that it goes without cmd-native.
 """
 
 from __future__ import annotations
@@ -21,10 +25,11 @@ from itertools import chain
 from operator import itemgetter
 from struct import error as StructError
 from struct import pack
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import MsgspecError, Struct
 
+from . import _native
 from .builder import Applied, Delta, OrderBookBuilder
 from .errors import DataError
 from .exchange import Endpoints
@@ -34,10 +39,13 @@ from .feed_state import Stream, SymbolState
 from .http import HttpRequest
 from .instruments import Instrument
 from .orderbook import Level, OrderBook
-from .records import SNAPSHOT, BookDelta, BookSnapshot, FeedStatus, Gap, Quote, pack_levels
+from .records import SNAPSHOT, BookDelta, BookSnapshot, FeedStatus, Gap, Quote, levels, pack_levels
 from .sequence import BookState, SequenceRule, Verdict
 
-__all__ = ["BAD_DATA", "CountRule", "FeedBooks", "ParsedBook", "Verify"]
+if TYPE_CHECKING:
+    from cmd_native._native import DepthPath, Taken
+
+__all__ = ["BAD_DATA", "CountRule", "FeedBooks", "ParsedBook", "Verify", "best_first"]
 
 Verify = Callable[[OrderBook], str]
 """Looks at a book after a delta: empty when it is right, else why not, such as ``checksum``."""
@@ -57,6 +65,7 @@ _AGAIN: Final = 60 * _SECOND  # a resync within so much of the one before is chu
 _AT_ONCE: Final = 6  # resyncs in a row that do not wait
 _RETRY_MOST: Final = 30  # s between two requests for a book that keep failing
 _UNHEARD: Final = 3 * _SECOND  # so long a LIVE book may go without its stream
+_READ_NATIVELY: Final[Any] = None if _native.module is None else _native.module.SnapshotLevels  # sorted and checked
 _SNAPSHOT_WITHIN: Final = 15 * _SECOND  # from the subscription to the snapshot in the stream
 
 
@@ -94,13 +103,16 @@ class FeedBooks(FeedControl):
 
     Class attributes that a venue sets: ``seeded`` whether books are seeded by REST, ``book_levels`` the
     depth a side that the venue keeps up to date (None: all of it), ``snapshot_levels`` the most that a
-    REST snapshot has.
+    REST snapshot has, ``native_format`` cmd-native's name of the venue's depth messages, empty where it knows none.
     """
 
     seeded: bool = False
     book_levels: int | None = None
     snapshot_levels: int = 1_000_000
+    native_format: str = ""
+    max_frame: int = 64 * 1024 * 1024
 
+    _path: DepthPath | None = None  # where cmd-native decodes this feed's depth messages
     _endpoints: Endpoints
     _instruments: Mapping[str, Instrument]
     _every: int
@@ -125,6 +137,70 @@ class FeedBooks(FeedControl):
         builder = OrderBookBuilder(book, self._rule(), snapshot_levels=self.snapshot_levels)
         self.books[symbol] = builder
         return builder
+
+    def _natively(self, st: SymbolState) -> None:
+        """Let cmd-native decode the depth messages of a symbol's full book, where it can."""
+        module = _native.module
+        if module is None or not self.native_format or self._depth is not None or st.builder is None:
+            return
+        book = st.builder.book
+        if not isinstance(book, module.OrderBook):
+            return
+        if self._path is None:
+            self._path = module.DepthPath(self.native_format, self.max_frame)
+        self._path.add(self._native_key(st), book, st)
+
+    def _native_key(self, st: SymbolState) -> str:
+        """Return by what cmd-native finds the book of a depth message: most venues' messages name the symbol."""
+        return st.symbol
+
+    def _taken(self, taken: Taken, now: int, out: Output) -> None:
+        """Go on behind a delta that cmd-native has applied; ``_delta`` is the same without it."""
+        st: SymbolState
+        st, first, last, ts, status, bids, asks = taken
+        builder, s = st.builder, st.depth
+        assert builder is not None
+        assert s is not None
+        if s.acked and s.lost is None and not s.silent:
+            s.heard = now
+            s.ts = ts
+        else:
+            self._hear_book(s, ts, now, out)
+        if status and not self._looked(builder, taken):
+            self._book_lost(st, builder.gap_reason, now, out)
+            if builder.needs_snapshot and not st.awaiting:
+                self._ask(st, now, out)
+            return
+        if st.pending is not None:
+            self._synced(st, ts, now, out)
+        if self._publish_book:
+            if self._deltas:
+                assert bids is not None
+                assert asks is not None
+                out.records.append(BookDelta(ts, now, self.venue, st.symbol, builder.epoch, last, first, bids, asks))
+            if ts >= st.bucket_end:
+                st.bucket_end = (ts // self._every + 1) * self._every
+                out.records.append(self._book_record(st, builder, ts, now))
+        if self._derived:
+            self._derive_quote(st, builder, ts, now, out)
+        if builder.needs_snapshot and not st.awaiting:
+            self._ask(st, now, out)
+
+    def _looked(self, builder: OrderBookBuilder, taken: Taken) -> bool:
+        """Let the builder see a delta that is not as most are; False when the book is lost by it."""
+        _, first, last, ts, status, bids, asks = taken
+        if status == 2:
+            builder.took()
+            return True
+        assert self._path is not None
+        assert bids is not None
+        assert asks is not None
+        sides = list(levels(bids)), list(levels(asks))
+        return builder.applied_natively(first, last, self._path.prev, *sides, ts) is _APPLIED
+
+    def _hear_book(self, s: Stream, ts: int, now: int, out: Output) -> None:
+        """A good message of a depth stream came, and something is open about the stream."""
+        self._hear(s, ts, now, out)
 
     # Deltas
 
@@ -481,8 +557,7 @@ class FeedBooks(FeedControl):
             self._retry_snapshot(st, now)
             self._status(out, now, "malformed", " ".join(f"{type(error).__name__}: {error}".split()), symbol, "book")
             return self._counted(out)
-        bids = sorted(parsed.bids, key=_PRICE, reverse=True)
-        asks = sorted(parsed.asks, key=_PRICE)
+        bids, asks = best_first(parsed.bids, True), best_first(parsed.asks, False)
         result = builder.snapshot(parsed.id, bids, asks, complete=parsed.complete, ts_event=parsed.ts)
         if not result.accepted:
             self._retry_snapshot(st, now)
@@ -495,7 +570,7 @@ class FeedBooks(FeedControl):
             st.attempts = 0
             # A mere refresh is of the same epoch and chain: the next periodic snapshot shows the deeper levels.
             if not refresh or st.pending is not None:
-                st.pending = (parsed.id, len(bids), len(asks), pack_levels(bids), pack_levels(asks))
+                st.pending = (parsed.id, len(bids), len(asks), _pack(bids), _pack(asks))
                 st.pending_ts = parsed.ts
                 self._replayed(st, result.replayed, now, out)
         self._report_book(st, now, out, result.reason or "snapshot")
@@ -535,6 +610,15 @@ class FeedBooks(FeedControl):
         self._retry_snapshot(st, now)
         self._status(out, now, "snapshot_failed", reason, symbol, "book")
         return self._counted(out)
+
+
+def best_first(side: Sequence[Level], descending: bool) -> Sequence[Level]:
+    """Sort the levels of a side, unless cmd-native has read them sorted."""
+    return side if type(side) is _READ_NATIVELY else sorted(side, key=_PRICE, reverse=descending)
+
+
+def _pack(side: Sequence[Level]) -> bytes:
+    return side.packed() if type(side) is _READ_NATIVELY else pack_levels(side)  # type: ignore[attr-defined]
 
 
 def _packed(side: Sequence[Level], descending: bool) -> bytes:

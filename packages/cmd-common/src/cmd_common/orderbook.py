@@ -1,4 +1,4 @@
-"""The order book of one instrument in pure Python.
+"""The order book of one instrument: in pure Python here; ``OrderBook`` is its twin in Rust where cmd-native runs.
 
 How it works. A side is a dict from price to quantity, which holds every level, and a short sorted
 list of the prices nearest to the touch, which makes the best price and the top levels cheap. The
@@ -16,26 +16,25 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from heapq import nlargest, nsmallest
 from math import inf, isqrt
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-from .errors import DataError, UsageError
+from . import _native
+from ._book_parts import Level, Levels, check_options, checked_depth, pairs, refuse, validate
+from .errors import UsageError
 from .sequence import BookState
 
-__all__ = ["Level", "Levels", "OrderBook"]
-
-Level = tuple[float, float]
-Levels = Sequence[tuple[float, float]]
+__all__ = ["Level", "Levels", "OrderBook", "PureOrderBook"]
 
 _SHORT: Final = 24  # rebuild the sorted list below this many prices, so that a top 20 is always cheap
 _BASE: Final = 48  # a rebuilt list holds this many prices plus two square roots of the side's length
 _BIG_ENDIAN: Final = sys.byteorder == "big"
 
 
-class OrderBook:
+class PureOrderBook:
     """Price levels of one instrument, both sides; quantities are absolute.
 
     ``tick_size`` describes the instrument and is kept for readers; prices off its grid are legal,
@@ -58,8 +57,10 @@ class OrderBook:
         "_bid_near",
         "_bids",
         "_prune_at",
+        "applied",
         "last_id",
         "max_levels",
+        "stage",
         "state",
         "symbol",
         "tick_size",
@@ -75,21 +76,20 @@ class OrderBook:
         venue: str = "",
         symbol: str = "",
     ) -> None:
-        if tick_size is not None and not 0 < tick_size < inf:
-            raise UsageError(f"tick_size must be positive, not {tick_size}")
-        if max_levels is not None and max_levels < 1:
-            raise UsageError(f"max_levels must be at least 1, not {max_levels}")
+        check_options(tick_size, max_levels)
         self.tick_size = tick_size
         self.max_levels = max_levels
         self.venue = venue
         self.symbol = symbol
         self._prune_at = sys.maxsize if max_levels is None else max_levels + max(16, max_levels // 8)
         self.state = BookState.EMPTY
+        self.applied = 0  # messages that were applied; counted by OrderBookBuilder and by native decoders
         self._empty()
 
     def _empty(self) -> None:
         self.last_id = 0
         self.ts_event = 0
+        self.stage = 0  # what a native decoder may do: nothing, or take the first, or take the next message
         self._bids: dict[float, float] = {}
         self._asks: dict[float, float] = {}
         self._bid_near: list[float] = []  # ascending: the best bid is the last
@@ -141,11 +141,11 @@ class OrderBook:
         for price, quantity in bids:
             if quantity < inf and price < inf and quantity >= 0.0 and price > 0.0:
                 continue
-            _refuse(self, "bid", price, quantity)
+            refuse(self, "bid", price, quantity)
         for price, quantity in asks:
             if quantity < inf and price < inf and quantity >= 0.0 and price > 0.0:
                 continue
-            _refuse(self, "ask", price, quantity)
+            refuse(self, "ask", price, quantity)
         if bids:
             side = self._bids
             near = self._bid_near
@@ -183,10 +183,11 @@ class OrderBook:
 
     def validate(self, bids: Levels, asks: Levels) -> None:
         """Raise DataError when ``load`` or ``apply`` would refuse these levels."""
-        for name, side in (("bid", bids), ("ask", asks)):
-            for price, quantity in side:
-                if not (0.0 <= quantity < inf and 0.0 < price < inf):
-                    _refuse(self, name, price, quantity)
+        validate(self, bids, asks)
+
+    def apply_packed(self, bids: Any, asks: Any) -> None:
+        """The same as ``apply`` for flat levels: buffers of float64 (numpy, array), price and quantity in turn."""
+        self.apply(pairs(bids), pairs(asks))
 
     def _fit_bids(self) -> None:
         """Bring the sorted list of bids to its usual length."""
@@ -262,6 +263,48 @@ class OrderBook:
         return (near[0], self._asks[near[0]]) if near else None
 
     @property
+    def best_bid_price(self) -> float:
+        """The highest bid's price, -inf on an empty side. O(1)."""
+        near = self._bid_near
+        return near[-1] if near else -inf
+
+    @property
+    def best_ask_price(self) -> float:
+        """The lowest ask's price, inf on an empty side. O(1)."""
+        near = self._ask_near
+        return near[0] if near else inf
+
+    @property
+    def top(self) -> tuple[float, float, float, float] | None:
+        """Best bid, its quantity, best ask, its quantity; None where a side is empty. O(1)."""
+        bids, asks = self._bid_near, self._ask_near
+        if not bids or not asks:
+            return None
+        bid, ask = bids[-1], asks[0]
+        return bid, self._bids[bid], ask, self._asks[ask]
+
+    def top_into(self, buffer: Any, depth: int) -> tuple[int, int]:
+        """Write the best levels into a buffer of float64 and return how many bids and asks there were.
+
+        Price and quantity in turn: bids from 0, asks from ``2 * depth`` on; the buffer (numpy, array, memoryview) has
+        at least ``4 * depth`` numbers, and what is behind a side's levels is left as it was. Raises UsageError.
+        """
+        checked_depth(depth)
+        view = memoryview(buffer)
+        if view.format != "d" or view.readonly or not view.c_contiguous:
+            raise UsageError("the buffer must be writable float64, its numbers one behind the other")
+        flat: Any = view if view.ndim == 1 else view.cast("B").cast("d")
+        if len(flat) // 4 < depth:
+            raise UsageError(f"a buffer of {len(flat)} numbers is too short for {4 * depth}")
+        counts = []
+        for start, side in ((0, self.bids(depth)), (2 * depth, self.asks(depth))):
+            for at, (price, quantity) in enumerate(side):
+                flat[start + 2 * at] = price
+                flat[start + 2 * at + 1] = quantity
+            counts.append(len(side))
+        return counts[0], counts[1]
+
+    @property
     def mid(self) -> float | None:
         """The mean of best bid and best ask, None where a side is empty."""
         if not self._bid_near or not self._ask_near:
@@ -286,6 +329,53 @@ class OrderBook:
         bids = len(self._bids) if floor == -inf else sum(price >= floor for price in self._bids)
         asks = len(self._asks) if ceiling == inf else sum(price <= ceiling for price in self._asks)
         return bids, asks
+
+    @property
+    def known_range(self) -> tuple[float, float]:
+        """The lowest bid price and the highest ask price that are known to be complete; infinite where all is known."""
+        return self._bid_floor, self._ask_ceiling
+
+    # -- for the builder ----------------------------------------------------------------------
+
+    def touch_ok(self) -> bool:
+        """Whether both sides have levels, do not cross, and the touch is inside the marks that ``look`` set."""
+        bids, asks = self._bid_near, self._ask_near
+        return bool(bids and asks and self._bid_mark <= bids[-1] < asks[0] <= self._ask_mark)
+
+    def look(self, low_bids: int, low_asks: int) -> tuple[str, bool]:
+        """Look at touch and known depth: why the book is lost (or empty), and whether a refresh is wanted.
+
+        It is lost when it is ``crossed`` or its touch left the ``known_range``; a refresh is wanted when fewer than
+        ``low_bids`` or ``low_asks`` levels are known. Sets the marks at which to look again. O(n log n).
+        """
+        if self.crossed:
+            return "crossed", False  # no venue's own book is: something is missing that the ids do not show
+        refresh = False
+        if self._bid_floor > -inf:
+            near = self._bid_near
+            if not near or near[-1] < self._bid_floor:
+                return "known_range", False
+            known = sorted(price for price in self._bids if price >= self._bid_floor)
+            if len(known) < low_bids:
+                self._bid_mark = self._bid_floor
+                refresh = True
+            else:
+                self._bid_mark = known[max(0, low_bids - 1)]  # below it fewer than low_bids can be left
+        if self._ask_ceiling < inf:
+            near = self._ask_near
+            if not near or near[0] > self._ask_ceiling:
+                return "known_range", False
+            known = sorted(price for price in self._asks if price <= self._ask_ceiling)
+            if len(known) < low_asks:
+                self._ask_mark = self._ask_ceiling
+                refresh = True
+            else:
+                self._ask_mark = known[-max(1, low_asks)]
+        return "", refresh
+
+    def nearest(self, bid: bool, depth: int | None) -> tuple[list[float], Mapping[float, float]]:
+        """The best ``depth`` prices of a side, the best first, and a mapping that has their quantities."""
+        return (self._bid_prices(depth), self._bids) if bid else (self._ask_prices(depth), self._asks)
 
     def __len__(self) -> int:
         """The number of levels held on both sides."""
@@ -317,20 +407,20 @@ class OrderBook:
     def bids(self, depth: int | None = None) -> list[Level]:
         """The best ``depth`` bids (None: all held) as (price, quantity), highest price first."""
         side = self._bids
-        return [(price, side[price]) for price in self._bid_prices(_depth(depth))]
+        return [(price, side[price]) for price in self._bid_prices(checked_depth(depth))]
 
     def asks(self, depth: int | None = None) -> list[Level]:
         """The best ``depth`` asks (None: all held) as (price, quantity), lowest price first."""
         side = self._asks
-        return [(price, side[price]) for price in self._ask_prices(_depth(depth))]
+        return [(price, side[price]) for price in self._ask_prices(checked_depth(depth))]
 
     def packed_bids(self, depth: int | None = None) -> bytes:
         """The bids as records carry them: little-endian float64, price and quantity alternating."""
-        return _pack(self._bid_prices(_depth(depth)), self._bids)
+        return _pack(self._bid_prices(checked_depth(depth)), self._bids)
 
     def packed_asks(self, depth: int | None = None) -> bytes:
         """The asks as records carry them: little-endian float64, price and quantity alternating."""
-        return _pack(self._ask_prices(_depth(depth)), self._asks)
+        return _pack(self._ask_prices(checked_depth(depth)), self._asks)
 
     def check(self) -> None:
         """Assert every invariant; for tests and diagnosis. O(n log n)."""
@@ -355,17 +445,8 @@ class OrderBook:
         bid, ask = self.best_bid, self.best_ask
         assert bid == max(self._bids.items(), default=None)
         assert ask == min(self._asks.items(), default=None)
-
-
-def _refuse(book: OrderBook, side: str, price: float, quantity: float) -> NoReturn:
-    where = f" of {book.venue}:{book.symbol}" if book.symbol else ""
-    raise DataError(f"order book{where}: {side} level with price {price!r} and quantity {quantity!r} cannot exist")
-
-
-def _depth(depth: int | None) -> int | None:
-    if depth is not None and depth < 0:
-        raise UsageError(f"depth must not be negative, not {depth}")
-    return depth
+        assert self.best_bid_price == (bid[0] if bid else -inf)
+        assert self.best_ask_price == (ask[0] if ask else inf)
 
 
 def _pack(prices: list[float], side: dict[float, float]) -> bytes:
@@ -376,3 +457,11 @@ def _pack(prices: list[float], side: dict[float, float]) -> bytes:
     if _BIG_ENDIAN:
         flat.byteswap()
     return flat.tobytes()
+
+
+if TYPE_CHECKING:
+    OrderBook = PureOrderBook
+elif _native.native:
+    from ._native_book import NativeOrderBook as OrderBook
+else:
+    OrderBook = PureOrderBook

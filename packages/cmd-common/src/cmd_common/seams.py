@@ -50,6 +50,9 @@ class WebSocket(Protocol):
     async def receive(self) -> str | bytes:
         """Return the next data frame; raises DisconnectedError with the close code in its message."""
 
+    async def receive_all(self) -> list[str | bytes]:
+        """Return the data frames that are there, at least one; raises as ``receive`` does."""
+
     async def close(self) -> None:
         """Close; never raises."""
 

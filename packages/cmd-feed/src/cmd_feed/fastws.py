@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from picows import WSCloseCode, WSError, WSFrame, WSHandshakeError, WSListener, WSMsgType, WSTransport, ws_connect
 
@@ -22,6 +22,7 @@ __all__ = ["FastWebSocket", "connect"]
 
 HIGH_WATER = 4096  # frames that wait for receive() before the peer is slowed down
 LOW_WATER = 512
+_TEXT: Final = WSMsgType.TEXT  # as a global: the enum's attribute is looked up slowly
 CLOSE_WAIT = 2.0  # s for the peer's close frame
 
 # Every library message is also in the error that we raise; a second line would only confuse.
@@ -70,9 +71,26 @@ def _number(code: WSCloseCode) -> int:
 class FastWebSocket(WSListener):
     """One open connection: frames queue here until ``receive`` takes them, without a task switch."""
 
+    __slots__ = (
+        "_append",
+        "_by_us",
+        "_code",
+        "_frames",
+        "_gone",
+        "_loop",
+        "_parts",
+        "_parts_size",
+        "_parts_text",
+        "_paused",
+        "_reason",
+        "_transport",
+        "_waiter",
+    )  # read for every frame
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._frames: deque[str | bytes] = deque()
+        self._append = self._frames.append
         self._transport: WSTransport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] = loop.create_future()
@@ -93,11 +111,13 @@ class FastWebSocket(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """One frame; the payload must be copied before returning."""
         kind = frame.msg_type
-        if kind == WSMsgType.TEXT and frame.fin and not self._parts and not frame.rsv1:
+        if kind is _TEXT and frame.fin and not self._parts and not frame.rsv1:
             try:
-                self._put(frame.get_payload_as_utf8_text())
+                self._append(frame.get_payload_as_utf8_text())
             except UnicodeDecodeError:
                 self._fail(WSCloseCode.INVALID_TEXT, "the server sent text that is not UTF-8")
+            if frame.last_in_buffer:  # a read gives some frames at once: what waits for them is looked at once
+                self._arrived()
         elif kind == WSMsgType.CLOSE:
             payload = frame.get_payload_as_bytes()
             if self._code is None:
@@ -130,20 +150,22 @@ class FastWebSocket(WSListener):
 
     async def receive(self) -> str | bytes:
         """Return the next data message; raises DisconnectedError once closed and drained."""
-        while not self._frames:
-            if self._gone.done():
-                raise self._closed()
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+        if not self._frames:
+            await self._wait()
         frame = self._frames.popleft()
         if self._paused and len(self._frames) <= LOW_WATER:
-            self._paused = False
-            if self._transport is not None and not self._gone.done():
-                self._transport.underlying_transport.resume_reading()
+            self._resume()
         return frame
+
+    async def receive_all(self) -> list[str | bytes]:
+        """Return all data messages that are there, at least one; raises DisconnectedError once closed and drained."""
+        if not self._frames:
+            await self._wait()
+        frames = list(self._frames)
+        self._frames.clear()
+        if self._paused:
+            self._resume()
+        return frames
 
     async def close(self) -> None:
         """Close with 1000 and wait two seconds for the answer."""
@@ -167,8 +189,26 @@ class FastWebSocket(WSListener):
 
     # ---- inside
 
+    async def _wait(self) -> None:
+        while not self._frames:
+            if self._gone.done():
+                raise self._closed()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _resume(self) -> None:
+        self._paused = False
+        if self._transport is not None and not self._gone.done():
+            self._transport.underlying_transport.resume_reading()
+
     def _put(self, message: str | bytes) -> None:
         self._frames.append(message)
+        self._arrived()
+
+    def _arrived(self) -> None:
         if len(self._frames) >= HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.underlying_transport.pause_reading()

@@ -72,6 +72,10 @@ class PlainWebSocket:
         except ConnectionClosed as error:
             raise self._closed(error) from error
 
+    async def receive_all(self) -> list[str | bytes]:
+        """Return the next data message alone: websockets does not say what else is there; raises as ``receive`` does."""
+        return [await self.receive()]
+
     async def close(self) -> None:
         """Close with 1000 and wait two seconds for the answer."""
         try:

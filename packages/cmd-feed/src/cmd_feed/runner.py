@@ -284,9 +284,9 @@ class ConnectionRunner:
             self._flush()
 
     async def _receive_loop(self, ws: WebSocket) -> _Lost:
-        # The hot path. ``receive`` returns without a task switch while frames are queued; records gather
+        # The hot path. ``receive_all`` returns without a task switch while frames are queued; records gather
         # in one list, which a callback hands on as soon as this coroutine really waits.
-        receive = ws.receive
+        receive_all = ws.receive_all
         take = self.feed.receive
         clock_now = self._clock.now
         hooks = self._hooks
@@ -297,34 +297,35 @@ class ConnectionRunner:
         since_yield = 0
         while True:
             try:
-                frame = await receive()
+                frames = await receive_all()
             except DisconnectedError as error:
                 return self._interrupt or _Lost(error.message)
-            if self._interrupt is not None:
-                return self._interrupt
-            now = clock_now()
-            counters.messages += 1
-            counters.bytes += len(frame)
-            if raw is not None:
-                raw(now, "ws", url, frame)
-            try:
-                output = take(frame, now)
-            except Exception as error:  # a defect of one Feed must not end the others
-                return self._defect(error)
-            if output.records:
-                self._collect(output.records)
-            if output.actions:
-                self._act(output.actions)
-            since_yield += 1
-            if since_yield >= 256:  # a socket that always has frames must not starve timers and peers
-                since_yield = 0
-                self._flush()
-                await asyncio.sleep(0)
-            if full():
-                self._flush()
-                self._blocked = True
-                await hooks.wait()
-                self._blocked = False
+            for frame in frames:
+                if self._interrupt is not None:
+                    return self._interrupt
+                now = clock_now()
+                counters.messages += 1
+                counters.bytes += len(frame)
+                if raw is not None:
+                    raw(now, "ws", url, frame)
+                try:
+                    output = take(frame, now)
+                except Exception as error:  # a defect of one Feed must not end the others
+                    return self._defect(error)
+                if output.records:
+                    self._collect(output.records)
+                if output.actions:
+                    self._act(output.actions)
+                since_yield += 1
+                if since_yield >= 256:  # a socket that always has frames must not starve timers and peers
+                    since_yield = 0
+                    self._flush()
+                    await asyncio.sleep(0)
+                if full():
+                    self._flush()
+                    self._blocked = True
+                    await hooks.wait()
+                    self._blocked = False
 
     async def _send_loop(self, ws: WebSocket) -> None:
         while True:

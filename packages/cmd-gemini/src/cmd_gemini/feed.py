@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +23,9 @@ from cmd_common.sequence import BookState, SequenceRule
 
 from ._messages import BookTicker, DepthUpdate, Head, PartialDepth, Reply, TradeEvent
 from .sync import DepthRule, is_snapshot
+
+if TYPE_CHECKING:
+    from cmd_native._native import Taken
 
 __all__ = ["CurrentFeed"]
 
@@ -41,6 +44,7 @@ class CurrentFeed(FeedBase):
     Options: ``speed`` of the book, ``100ms`` (default) or ``1s``.
     """
 
+    native_format = "gemini"
     contiguous_trades = False  # ids rise, but are shared by all symbols
     always_answers = True
     max_frame = 16 * 1024 * 1024
@@ -143,6 +147,8 @@ class CurrentFeed(FeedBase):
         if st is None:
             return
         m = self._message(self._depth_wire, "depthUpdate", st.depth, frame, now, out)
+        if self._path is not None:
+            self._path.lenient = not self._depth_wire.strict
         if m is None:
             return
         builder = st.builder
@@ -155,6 +161,11 @@ class CurrentFeed(FeedBase):
             self._stream_book(st, m.u, m.b, m.a, m.E, now, out)
         else:
             self._delta(st, m.U, m.u, None, m.b, m.a, m.E, now, out)
+
+    def _taken(self, taken: Taken, now: int, out: Output) -> None:
+        st: SymbolState = taken[0]
+        self._newest[st.symbol] = taken[2]
+        super()._taken(taken, now, out)
 
     def _on_trade(self, frame: str | bytes, head: Head, now: int, out: Output) -> None:
         st = self._state(head.s)

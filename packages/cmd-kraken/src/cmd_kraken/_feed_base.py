@@ -6,10 +6,11 @@ Rules: docs/exchanges/kraken.md#book, docs/exchanges/kraken.md#trades, docs/exch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
+from cmd_common import _native
 from cmd_common.errors import UsageError
 from cmd_common.exchange import Endpoints
 from cmd_common.feed import Output, Send, Subscription
@@ -22,6 +23,10 @@ from cmd_common.sequence import BookState
 
 from .instruments import VENUE, decimals_of
 from .sync import CHECKED, DEPTHS, ChecksumBook, Level, book_depth
+
+if TYPE_CHECKING:
+    from cmd_native import ChecksumBook as NativeChecksumBook
+    from cmd_native._native import Taken
 
 __all__ = ["CHANNEL_OF", "KrakenFeedBase", "wanted_depth"]
 
@@ -65,7 +70,7 @@ class KrakenFeedBase(FeedBase):
         self.contiguous_trades = self.numbered and not rising
         self.derive_quotes = _word(subscription, "quotes", "ticker", "book")
         self._system = "online"  # the exchange's state as it was last told
-        self._mirrors: dict[str, ChecksumBook] = {}
+        self._mirrors: dict[str, ChecksumBook | NativeChecksumBook] = {}
         self._depths: dict[str, int] = {}  # as the exchange confirmed them
         self._places: dict[str, tuple[int, int]] = {}
         self._open: dict[str, Candle] = {}  # by stream: the youngest candle
@@ -91,6 +96,10 @@ class KrakenFeedBase(FeedBase):
         return streams
 
     def _on_connected(self, now: int, out: Output) -> None:
+        if self._path is not None:
+            for symbol in self._mirrors:
+                if st := self._symbols.get(symbol):
+                    self._path.checked(self._native_key(st), None)
         self._mirrors.clear()
         self._depths.clear()
         self._pinged = now
@@ -133,7 +142,7 @@ class KrakenFeedBase(FeedBase):
     ) -> None:
         """Take a snapshot or an update of a book; ``checksum`` None: the message has none."""
         if snapshot:
-            mirror = self._mirrors[st.symbol] = ChecksumBook(depth)
+            mirror = self._mirrors[st.symbol] = self._mirror(st, depth)
             sides = mirror.load(bids, asks)
             verify: Verify | None = None if checksum in (None, mirror.checksum) else _mismatch
             self._stream_book(st, None, *sides, ts, now, out, complete=True, flags=SNAPSHOT | flags, verify=verify)
@@ -147,6 +156,21 @@ class KrakenFeedBase(FeedBase):
             verify = None if checksum in (None, mirror.checksum) else _mismatch
             self._own_delta(st, *sides, ts, now, out, verify)
         if st.builder is not None and st.builder.state is not BookState.LIVE:
+            self._mirrors.pop(st.symbol, None)
+
+    def _mirror(self, st: SymbolState, depth: int) -> ChecksumBook | NativeChecksumBook:
+        """Make the book of the checksum; a native decoder and Python share it."""
+        if self._path is None:
+            return ChecksumBook(depth)
+        assert _native.module is not None
+        mirror: NativeChecksumBook = _native.module.ChecksumBook(depth)
+        self._path.checked(self._native_key(st), mirror)
+        return mirror
+
+    def _taken(self, taken: Taken, now: int, out: Output) -> None:
+        super()._taken(taken, now, out)
+        st: SymbolState = taken[0]
+        if taken[4] and st.builder is not None and st.builder.state is not BookState.LIVE:
             self._mirrors.pop(st.symbol, None)
 
     def _first_trade(self, s: Stream, seq: int | None, trade_id: str, ts: int, now: int) -> None:

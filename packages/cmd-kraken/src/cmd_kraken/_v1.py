@@ -40,7 +40,11 @@ class KrakenV1Feed(KrakenFeedBase):
     Trades have no ids: theirs are made of what they say, see ``trade_names``.
     """
 
+    native_format = "kraken-v1"
     numbered = False
+
+    def _native_key(self, st: SymbolState) -> str:
+        return v1_pair(st.symbol)
 
     def _ping_frame(self) -> str:
         return '{"event":"ping"}'

@@ -51,6 +51,8 @@ _HEAD_BYTES: Final = _HEAD.encode()
 class KrakenFeed(KrakenFeedBase):
     """One connection of API v2; see ``cmd_common.feed.Feed`` and ``KrakenFeedBase``."""
 
+    native_format = "kraken"
+
     def __init__(
         self,
         name: str,
@@ -198,6 +200,8 @@ class KrakenFeed(KrakenFeedBase):
         except BAD_DATA as error:
             self._damaged(frame, error, now, out, self._named(frame))
             return
+        if channel == "book" and self._path is not None:
+            self._path.lenient = not known.strict
         self._handlers[channel](message, frame, now, out)
 
     def _named(self, frame: str | bytes) -> Stream | None:

@@ -2,8 +2,52 @@
 
 from __future__ import annotations
 
-from ._native import LogEmitter, LogRing, LogTable, allocations, log_calibrate, log_clock, log_lines
+import contextlib
 
-__all__ = ["LogEmitter", "LogRing", "LogTable", "__version__", "allocations", "log_calibrate", "log_clock", "log_lines"]
+from ._native import (
+    ChecksumBook,
+    CsvBatch,
+    CsvReader,
+    DepthPath,
+    LogEmitter,
+    LogRing,
+    LogTable,
+    OrderBook,
+    SnapshotLevels,
+    TickPath,
+    WireCodec,
+    WireFraming,
+    WireWriter,
+    allocations,
+    binance_snapshot,
+    log_calibrate,
+    log_clock,
+    log_lines,
+)
+
+with contextlib.suppress(ImportError):  # not on Windows
+    from ._native import send_all as send_all
+
+__all__ = [
+    "ChecksumBook",
+    "CsvBatch",
+    "CsvReader",
+    "DepthPath",
+    "LogEmitter",
+    "LogRing",
+    "LogTable",
+    "OrderBook",
+    "SnapshotLevels",
+    "TickPath",
+    "WireCodec",
+    "WireFraming",
+    "WireWriter",
+    "__version__",
+    "allocations",
+    "binance_snapshot",
+    "log_calibrate",
+    "log_clock",
+    "log_lines",
+]
 
 __version__ = "0.1.0"

@@ -86,6 +86,7 @@ def _choice(name: str, options: Mapping[str, str], channels: dict[str, str]) -> 
 class OkxFeed(FeedBase):
     """One connection; see ``cmd_common.feed.Feed`` and, for the options, ``channel_of``."""
 
+    native_format = "okx"
     sequenced = True
     contiguous_trades = True
     book_levels = 400
@@ -112,6 +113,7 @@ class OkxFeed(FeedBase):
         super().__init__(VENUE, name, url, subscription, types, symbols, instruments, endpoints)
         books, trades, tickers = Wire(wire.BookFrame), Wire(wire.TradeFrame), Wire(wire.TickerFrame)
         candles = Wire(wire.CandleFrame)
+        self._book_wire = books
         self._wires: dict[str, tuple[Wire[Any], Any]] = {
             "books": (books, self._on_books),
             "books-l2-tbt": (books, self._on_books),
@@ -273,11 +275,17 @@ class OkxFeed(FeedBase):
 
     def _on_books(self, s: Stream, message: wire.BookFrame, text: str, now: int, out: Output) -> None:
         st = self._symbols[s.symbol]
+        if self._path is not None:
+            self._path.lenient = not self._book_wire.strict
         for d in message.data:
             bids, asks = wire.pairs(d.bids), wire.pairs(d.asks)
             ts = wire.to_ns(d.ts)
             if message.action == "snapshot":
+                if d.checksum and self._path is not None:
+                    self._path.remove(s.symbol)  # the texts of its levels are followed in Python
                 verify = self._checksums.snapshot(s.symbol, d.checksum, text)
+                if verify is None:
+                    self._natively(st)
                 self._stream_book(st, d.seqId, bids, asks, ts, now, out, verify=verify)
                 continue
             if message.action != "update":

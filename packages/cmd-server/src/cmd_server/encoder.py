@@ -52,6 +52,9 @@ __all__ = [
     "QUOTE_PREFIX",
     "SHORT",
     "SIDES",
+    "SOURCES",
+    "STATES",
+    "TEMPLATE_OF",
     "TRADE_PREFIX",
     "encode",
     "encode_into",
@@ -61,8 +64,8 @@ __all__ = [
 ]
 
 SIDES: Final = {"unknown": 0, "buy": 1, "sell": 2}
-_SOURCE: Final = {"exchange": 1, "built": 2}
-_STATE: Final = {"provisional": 1, "final": 2, "corrected": 3}
+SOURCES: Final = {"exchange": 1, "built": 2}
+STATES: Final = {"provisional": 1, "final": 2, "corrected": 3}
 _LEVEL: Final = 16  # bytes of a level: price and quantity
 _VENUE_LEVEL: Final = 24  # and venue
 MAX_TEXT: Final = 65_534
@@ -213,7 +216,7 @@ def _candle(r: Candle, instrument_id: int, seq: int, view: int, flags: int, stat
         (_CANDLE_SIZE + len(interval)).to_bytes(4, "big"), _CANDLE_HEADER,
         seq, r.ts_event, r.ts_recv, instrument_id, view, flags | r.flags, state,
         r.open_time, r.close_time, r.open, r.high, r.low, r.close, r.volume, r.quote_volume,
-        r.trades, r.taker_buy_volume, r.taker_buy_quote_volume, _SOURCE[r.source], _STATE[r.state], len(interval),
+        r.trades, r.taker_buy_volume, r.taker_buy_quote_volume, SOURCES[r.source], STATES[r.state], len(interval),
     ) + interval
 
 
@@ -319,6 +322,18 @@ ENCODERS: Final[dict[type, Callable[[Any, int, int, int, int, int], bytes]]] = {
     FeedStatus: _status,
     Gap: _gap,
     InstrumentRecord: _instrument,
+}
+TEMPLATE_OF: Final[dict[type, Template]] = {
+    Trade: Template.TRADE,
+    AggTrade: Template.AGG_TRADE,
+    Quote: Template.QUOTE,
+    BookSnapshot: Template.BOOK_SNAPSHOT,
+    BookDelta: Template.BOOK_DELTA,
+    Candle: Template.CANDLE,
+    AggregatedBook: Template.AGGREGATED_BOOK,
+    FeedStatus: Template.STATUS,
+    Gap: Template.GAP,
+    InstrumentRecord: Template.INSTRUMENT,
 }
 _WRITERS: Final[dict[type, Callable[[Any, Any, int, int, int, int, int, int], int]]] = {
     **dict.fromkeys(ENCODERS, _copy_into),

@@ -8,12 +8,15 @@ raises.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from types import ModuleType
+from typing import Any, Final
+
+from cmd_common._native import module
 
 from .errors import FrameError
 from .formats import ENCODING_TYPE, HEADER
 
-__all__ = ["MAX_FRAME", "Splitter", "split"]
+__all__ = ["MAX_FRAME", "Splitter", "frames", "make", "pure_frames", "pure_split", "split"]
 
 MAX_FRAME: Final = 64 << 20
 """Limit of a client that has no better one: bytes of the longest frame that it takes from a server."""
@@ -25,7 +28,7 @@ _PREFIX_SIZE: Final = _PREFIX.size
 Buffer = bytes | bytearray | memoryview
 
 
-def split(buffer: Buffer, end: int, limit: int = MAX_FRAME, start: int = 0) -> tuple[list[tuple[int, int]], int]:
+def pure_split(buffer: Buffer, end: int, limit: int = MAX_FRAME, start: int = 0) -> tuple[list[tuple[int, int]], int]:
     """Find the whole frames in ``buffer[start:end]``: their ``(start, stop)``, and up to where bytes are consumed.
 
     Nothing is copied; the caller keeps the rest. Raises FrameError for an encoding type that is not SBE's or a
@@ -44,6 +47,28 @@ def split(buffer: Buffer, end: int, limit: int = MAX_FRAME, start: int = 0) -> t
         add((start, stop))
         start = stop
     return frames, start
+
+
+def pure_frames(buffer: Buffer, end: int, limit: int = MAX_FRAME, start: int = 0) -> tuple[list[bytes], int]:
+    """Return copies of the whole frames that ``split`` finds, and up to where bytes are consumed."""
+    found, used = pure_split(buffer, end, limit, start)
+    data = bytes(
+        memoryview(buffer)[start:used]
+    )  # slices of bytes cost half of what views cost, which the collector tracks
+    return [data[first - start : last - start] for first, last in found], used
+
+
+def make(native: ModuleType | None) -> tuple[Any, Any]:
+    """Return ``split`` and ``frames``: those of that module, which leave errors to the pure ones, or the pure ones."""
+    if native is None:
+        return pure_split, pure_frames
+    calls = native.WireFraming(pure_split, pure_frames)
+    return calls.function("split"), calls.function("frames")
+
+
+split = pure_split
+frames = pure_frames
+split, frames = make(module)
 
 
 class Splitter:

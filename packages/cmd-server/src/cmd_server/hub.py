@@ -5,7 +5,8 @@ Theory of operation. ``publish`` takes records in the order of the source. Each 
 copied from their records (``books``), so that late joiners get snapshots and views can be derived; nothing is sent
 from a book that is not LIVE except its state. Each client's queue is bounded (``cmd_server.queues``); after every
 batch, and every 64 messages within one, the queues that got something are looked at, and ``wake`` is called for
-clients for which nothing had waited before.
+clients for which nothing had waited before. Where all that is published is one run of messages of one stream, or one
+message, ``fan`` may send it to the clients for which nothing waits, past their queues: what they get is the same.
 
 A client's requests come by ``handle``. Topics are matched against instruments when they are asked for and when a new
 instrument appears; with any topic on an instrument come its states and gaps, and those of its venue.
@@ -13,7 +14,7 @@ instrument appears; with any topic on an instrument come its states and gaps, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -36,8 +37,8 @@ from cmd_common.records import (
 from cmd_common.sequence import BookState
 
 from .catalogue import AGGREGATES
-from .codec import encode, encode_many, encode_service
-from .encoder import ENCODERS, MISFITS
+from .codec import ENCODERS, encode, encode_many, encode_service, same_stream
+from .encoder import MISFITS
 from .errors import WireError
 from .limits import Limits
 from .messages import BookFlag, Heartbeat, Kind, view_code
@@ -55,7 +56,8 @@ _LIVE: Final = BookState.LIVE
 class Hub(Sessions):
     """Fans records out to clients; see the module. ``epoch`` names this run of the server; times are ns.
 
-    ``wake(client)`` says that something waits for a client; it may take it at once. ``authorize(token)`` is asked at
+    ``wake(client)`` says that something waits for a client; it may take it at once. ``fan(clients, frames, size)`` sends
+    the same messages to clients and returns those to which it did not, in order. ``authorize(token)`` is asked at
     each login, in constant time; None: no token is needed. ``books`` holds a copy of every book that was published.
     """
 
@@ -67,6 +69,7 @@ class Hub(Sessions):
         limits: Limits | None = None,
         aggregate: AggregateOptions | None = None,
         wake: Callable[[Client], None],
+        fan: Callable[[Iterable[Client], list[bytes], int], list[Client]] | None = None,
         authorize: Callable[[str], bool] | None = None,
         server: str = "cmd-server",
     ) -> None:
@@ -81,6 +84,8 @@ class Hub(Sessions):
         )
         self._touched: dict[Stream, None] = {}  # sent something since the last look
         self._unseen = 0  # how much
+        self._fan = fan
+        self._whole = 0  # how many records are published, where they are one or a run of trades of one stream
         self._flags = 0
         self._next_tick = now
         self._handlers: dict[type, Callable[..., None]] = {
@@ -105,8 +110,13 @@ class Hub(Sessions):
         handlers = self._handlers
         if len(records) == 1:
             record = records[0]
+            self._whole = 1
             handlers[type(record)](record)
+        elif records and type(records[0]) is Trade and same_stream(records, 0, len(records)) == len(records):
+            self._whole = len(records)
+            self._on_trades(records)  # type: ignore[arg-type]  # all are trades
         else:
+            self._whole = 0
             for kind, run in groupby(records, type):
                 if kind is Trade:
                     self._on_trades(list(run))  # type: ignore[arg-type]  # a run of trades
@@ -145,8 +155,11 @@ class Hub(Sessions):
                         self._send(stream, record)
         self._settle()
 
-    def _send(self, stream: Stream, record: Record, state: int = 0) -> None:
-        """Give a message its number; encode it and put it into the queue of every reader, if there are any."""
+    def _send(self, stream: Stream, record: Record, state: int = 0, alone: bool = False) -> None:
+        """Give a message its number; encode it and put it into the queue of every reader, if there are any.
+
+        ``alone``: nothing else follows from its record.
+        """
         stream.seq = seq = stream.seq + 1
         if not stream.active:
             return
@@ -154,12 +167,21 @@ class Hub(Sessions):
             frame = ENCODERS[type(record)](record, stream.id, seq, stream.view, self._flags, state)
         except MISFITS:
             frame = encode(record, stream.id, seq, stream.view, self._flags, state)  # raises with a reason
-        for put in stream.readers.values():
-            put(frame)
+        left = True
+        if alone and self._whole == 1 and self._fan is not None and not stream.waiting:
+            others = self._fan(stream.readers, [frame], len(frame))
+            left = bool(others)
+            for client in others:
+                client.put(frame)
+        else:
+            for put in stream.readers.values():
+                put(frame)
         stream.keep(frame)
         counters = self.counters
         counters.messages += 1
         counters.bytes += len(frame)
+        if not left:
+            return  # all of them have it
         self._touched[stream] = None
         if stream.waiting:
             self._stirred.update(stream.waiting)
@@ -176,13 +198,19 @@ class Hub(Sessions):
                 self._send(stream, record)
             return
         stream.seq += len(frames)
-        for client in stream.readers:
-            client.queue += frames
         size = sum(map(len, frames))
+        readers: Iterable[Client] = stream.readers
+        fan = self._fan if self._whole == len(frames) and not stream.waiting else None
+        if fan is not None:
+            readers = fan(readers, frames, size)
+        for client in readers:
+            client.queue += frames
         stream.keep_all(frames, size)
         counters = self.counters
         counters.messages += len(frames)
         counters.bytes += size
+        if fan is not None and not readers:
+            return  # all of them have it
         self._touched[stream] = None
         if stream.waiting:
             self._stirred.update(stream.waiting)
@@ -236,7 +264,7 @@ class Hub(Sessions):
             entry = self._add(record.venue, record.symbol)
         stream = entry.trades
         if stream is not None:
-            self._send(stream, record)
+            self._send(stream, record, 0, not entry.built)
         if entry.built:
             for view, candles in entry.built.items():
                 stream = entry.candles[view]
@@ -244,7 +272,7 @@ class Hub(Sessions):
                     for candle in candles.trade(record, self.now):
                         self._send(stream, candle)
 
-    def _on_trades(self, records: list[Trade]) -> None:
+    def _on_trades(self, records: Sequence[Trade]) -> None:
         """Send trades, those of one instrument behind each other together."""
         start, end = 0, len(records)
         while start < end:
@@ -255,10 +283,8 @@ class Hub(Sessions):
                 self._on_trade(first)
                 start += 1
                 continue
-            stop = start + 1
-            last = min(end, start + _LOOK_EVERY - self._unseen)  # queues are looked at as often as ever
-            while stop < last and records[stop].symbol == symbol and records[stop].venue == venue:
-                stop += 1
+            # Queues are looked at as often as ever.
+            stop = same_stream(records, start, min(end, start + _LOOK_EVERY - self._unseen))
             if stop == start + 1:
                 self._send(entry.trades, first)
             else:
@@ -274,7 +300,7 @@ class Hub(Sessions):
         entry = self._entry(record.venue, record.symbol)
         entry.quote = record
         if entry.quotes is not None:
-            self._send(entry.quotes, record)
+            self._send(entry.quotes, record, 0, True)
 
     def _on_delta(self, record: BookDelta) -> None:
         try:
@@ -312,7 +338,7 @@ class Hub(Sessions):
         """Send what follows from a change of a LIVE book."""
         stream = entry.book
         if stream is not None:
-            self._send(stream, record, BookFlag.LIVE)
+            self._send(stream, record, BookFlag.LIVE, not (entry.views or self._merged))
         if entry.views:
             for stream, view in entry.views.items():
                 if stream.active:

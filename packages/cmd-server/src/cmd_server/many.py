@@ -17,7 +17,7 @@ from cmd_common.records import Quote, Record, Trade
 from .encoder import ENCODERS, MAX_TEXT, MISFITS, QUOTE_PREFIX, SHORT, SIDES, TRADE_PREFIX, encode, too_short
 from .formats import NULL_INT
 
-__all__ = ["encode_many", "encode_many_into"]
+__all__ = ["encode_many", "encode_many_into", "same_stream"]
 
 # 8s: instrument, view, flags and state. I: side, that the id is the number, and no bytes of text.
 _TRADE: Final = struct.Struct("<14sQqq8sddqI")
@@ -77,6 +77,17 @@ def encode_many_into(
         raise too_short(buffer, offset, len(data))
     buffer[offset:end] = data
     return end
+
+
+def same_stream(records: Sequence[Record], start: int, stop: int) -> int:
+    """Return up to where trades of one venue and symbol go on, from ``start`` and before ``stop``: at least one."""
+    first: Any = records[start]
+    kind, venue, symbol = type(first), first.venue, first.symbol
+    for n in range(start + 1, stop):
+        r: Any = records[n]
+        if type(r) is not kind or r.symbol != symbol or r.venue != venue:
+            return n
+    return max(stop, start + 1)
 
 
 def _text_of(size: int) -> tuple[Callable[..., bytes], bytes]:

@@ -205,6 +205,19 @@ class Client:
             self._marks.clear()
         return out
 
+    def takes(self, count: int) -> bool:
+        """Whether ``count`` messages may go past the queue: nothing waits, and its policy would leave them all."""
+        return self.idle and count <= self.mark and not self.queue and not (self._special and self.pending)
+
+    def passed(self, count: int, size: int) -> None:
+        """Count messages that went past the queue, as ``take`` counts those in it."""
+        counters = self.counters
+        counters.sent += count
+        counters.bytes += size
+        if count > counters.high_water:
+            counters.high_water = count
+        self.said = self._hub.now
+
     def _take_special(self, max_bytes: int) -> list[bytes]:
         counters = self.counters
         counters.high_water = max(counters.high_water, len(self.queue))

@@ -9,12 +9,19 @@ then, as TLS asks for. Pure: no socket, no loop.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from cmd_common._native import module
+
 from .errors import ConnectionBrokenError, ServerError
 
-__all__ = ["SendBuffer"]
+__all__ = ["SendBuffer", "write_all"]
+
+_send_all: Callable[[list[int], bytes], list[int] | None] | None = getattr(module, "send_all", None)
+_NOTHING_NOW: Final = frozenset((errno.EAGAIN, errno.EWOULDBLOCK))
 
 _NOTHING: Final = memoryview(b"")
 
@@ -38,13 +45,15 @@ class SendBuffer:
 
     ``bound`` limits memory: a write is accepted while fewer than ``bound`` bytes wait, so that at most that and one
     write are kept. ``send`` takes a memoryview that is never empty and returns how many of its bytes it took, or
-    raises BlockingIOError (nothing now) or another OSError (broken).
+    raises BlockingIOError (nothing now) or another OSError (broken). ``fd``: the descriptor of a plain socket whose
+    ``send`` it is, and which is open as long as this is not ``broken``.
     """
 
-    __slots__ = ("_head", "_rest", "_send", "bound", "broken", "sent", "waiting")
+    __slots__ = ("_head", "_rest", "_send", "bound", "broken", "fd", "sent", "waiting")
 
-    def __init__(self, send: Callable[[memoryview], int], bound: int = 1 << 20) -> None:
+    def __init__(self, send: Callable[[memoryview], int], bound: int = 1 << 20, fd: int = -1) -> None:
         self._send = send
+        self.fd = fd
         self._head = _NOTHING  # the part of the oldest bytes that was not taken
         self._rest: list[bytes] = []  # what comes after it
         self.bound = bound
@@ -85,14 +94,23 @@ class SendBuffer:
             except OSError as error:
                 self._break()
                 raise ConnectionBrokenError(f"connection broken: {error.strerror or error}") from error
-            if not 0 < taken <= len(head):
-                self._break()
-                raise ConnectionBrokenError("connection broken")
-            self._head = head[taken:]  # from the offset that was reached: what was taken is never offered again
-            self.waiting -= taken
-            self.sent += taken
+            self._took(head, taken)
         self._head = _NOTHING  # lets go of the bytes behind the view
         return not self.broken
+
+    def offered(self, data: bytes, taken: int) -> None:
+        """Take over after somebody else offered ``data``, while nothing waited: ``taken`` bytes, or minus an error.
+
+        Raises as ``write`` does.
+        """
+        self._head, self.waiting = memoryview(data), len(data)
+        if taken < 0:
+            if -taken in _NOTHING_NOW:
+                return
+            self._break()
+            raise ConnectionBrokenError(f"connection broken: {os.strerror(-taken)}")
+        self._took(self._head, taken)
+        self.flush()
 
     def clear(self) -> None:
         """Drop what waits, of a connection that is being closed at once; nothing can be sent after it."""
@@ -104,8 +122,52 @@ class SendBuffer:
         assert self.waiting >= 0
         assert not (self.broken and self.waiting)
 
+    def _took(self, head: memoryview, taken: int) -> None:
+        if not 0 < taken <= len(head):
+            self._break()
+            raise ConnectionBrokenError("connection broken")
+        self._head = head[taken:]  # from the offset that was reached: what was taken is never offered again
+        self.waiting -= taken
+        self.sent += taken
+
     def _break(self) -> None:
         self.broken = True
         self._head = _NOTHING
         self._rest.clear()
         self.waiting = 0
+
+
+def write_all(buffers: Sequence[SendBuffer], data: bytes) -> list[tuple[int, ServerError | None]]:
+    """Write the same bytes, at least one, to buffers in which nothing waits and which are not broken.
+
+    Returned are the places of those that are not done with it, each with its error where it is broken now.
+    """
+    left: list[tuple[int, ServerError | None]] = []
+    if _send_all is not None:
+        fds = [buffer.fd for buffer in buffers]
+        if -1 not in fds:
+            found = _send_all(fds, data)
+            if found is None:
+                size = len(data)
+                for buffer in buffers:
+                    buffer.sent += size
+                return left
+            for place, (buffer, taken) in enumerate(zip(buffers, found, strict=True)):
+                try:
+                    buffer.offered(data, taken)
+                except ServerError as error:
+                    left.append((place, error))
+                else:
+                    if buffer.waiting:
+                        left.append((place, None))
+            return left
+    chunks = (data,)
+    for place, buffer in enumerate(buffers):
+        try:
+            buffer.write(chunks)
+        except ServerError as error:
+            left.append((place, error))
+        else:
+            if buffer.waiting:
+                left.append((place, None))
+    return left

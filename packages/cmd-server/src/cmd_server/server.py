@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from cmd_common.commands import AggregateOptions
@@ -31,6 +31,8 @@ from .hub import Client, Hub
 from .limits import Limits
 from .messages import Bye, Divert, Diverted, Request, Resume, Subscribe, Unsubscribe
 from .security import authorizer, check_exposure
+from .sendbuffer import write_all
+from .sockets import Channel
 from .transport import (
     Accompanied,
     Address,
@@ -73,6 +75,7 @@ class Session:
         "carried",
         "client",
         "closed",
+        "direct",
         "diverting",
         "error",
         "farewell",
@@ -85,6 +88,8 @@ class Session:
 
     def __init__(self, port: Port, client: Client, now: int, max_message: int) -> None:
         self.port = port
+        # The channel of a port whose bytes are frames and nothing else: the same bytes may go to many at once.
+        self.direct: Channel | None = getattr(port, "direct", None)
         self.client = client
         self.since = now  # ns
         self.splitter = Splitter(max_message)
@@ -145,6 +150,7 @@ class Server:
             limits=limits,
             aggregate=aggregate,
             wake=self._wake,
+            fan=self._fan,
             authorize=self._authorized,
             server=name,
         )
@@ -414,6 +420,7 @@ class Server:
             return
         session.port.send([encode_service(Diverted(request.request_id, to))])
         session.port = session.carried = port
+        session.direct = None
         port.start(session)
         self._serve(session)
 
@@ -445,6 +452,43 @@ class Server:
             finally:
                 if first:  # only now: the bytes are on their way, and nobody waits for this
                     self._loop.call_soon(self._turn)
+
+    def _fan(self, clients: Iterable[Client], frames: list[bytes], size: int) -> list[Client]:
+        """Send the same frames to the clients for which nothing waits; return the others.
+
+        It is what ``_wake`` does for each of them, with one system call a client and nothing else.
+        """
+        left: list[Client] = []
+        if self._loop is None or size > _PORTION:
+            return list(clients)
+        count, last = len(frames), frames[-1]
+        served = self._served
+        first = not served
+        channels, buffers = [], []
+        for client in clients:
+            session: Session | None = client.context
+            if session is None or session.served or session.direct is None or not client.takes(count):
+                left.append(client)
+                continue
+            channel = session.direct
+            buffer = channel.empty
+            if buffer is None:
+                left.append(client)
+                continue
+            session.served = True
+            session.last = last
+            served.append(session)
+            client.passed(count, size)
+            channels.append(channel)
+            buffers.append(buffer)
+        if buffers:
+            try:
+                for place, error in write_all(buffers, b"".join(frames)):
+                    channels[place].wrote(error)
+            finally:
+                if first:
+                    self._loop.call_soon(self._turn)
+        return left
 
     def _turn(self) -> None:
         served, self._served = self._served, []

@@ -110,7 +110,7 @@ class Channel:
         self._sock = sock
         self._receive: Callable[[memoryview], int] = sock.recv_into
         self._handler: Handler | None = None
-        self._buffer = SendBuffer(sock.send, bound)
+        self._buffer = SendBuffer(sock.send, bound, sock.fileno() if tls is None else -1)
         self._low = low_water
         self._fd = sock.fileno()
         self._reading = self._writing = False
@@ -167,6 +167,20 @@ class Channel:
         try:
             self._buffer.write(chunks)
         except ServerError as error:
+            self.wrote(error)
+            return
+        if self._buffer.waiting:
+            self.wrote(None)
+
+    @property
+    def empty(self) -> SendBuffer | None:
+        """Its buffer, to be written to beside others where it is open and nothing waits; call ``wrote`` then."""
+        buffer = self._buffer
+        return buffer if self._stage == "open" and not buffer.waiting and not buffer.broken else None
+
+    def wrote(self, error: ServerError | None) -> None:
+        """Go on after a write that left something, or failed."""
+        if error is not None:
             # Not from within the caller, who is in the middle of its own work.
             self._stage = "ending"
             self._watch(read=False, write=False)
@@ -345,6 +359,7 @@ class StreamPort:
         self._settle = settle
         self._session: Session = None
         self._closing = False
+        self.direct = channel  # frames as they are: the same bytes may go to many at once
         self.send = channel.write  # the hot path goes straight through
         self.pause = channel.pause
         self.resume = channel.resume

@@ -101,6 +101,10 @@ class Stream:
         ring = self.ring
         ring += frames
         self.ring_bytes += size
+        over = len(ring) - self.max_messages
+        if over > 0:  # all at once: a loop that looks at both bounds each time takes twice as long
+            drop = ring.popleft
+            self.ring_bytes -= sum(map(len, [drop() for _ in range(over)]))
         while len(ring) > self.max_messages or self.ring_bytes > self.max_bytes:
             self.ring_bytes -= len(ring.popleft())
         if not self.readers and not self.waiting and self.seq - len(ring) > self.left:

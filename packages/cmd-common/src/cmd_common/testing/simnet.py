@@ -131,6 +131,10 @@ class SimSocket:
                 self._waiter = None
         return self._frames.popleft()
 
+    async def receive_all(self) -> list[str | bytes]:
+        """Return the next frame alone; raises as ``receive`` does."""
+        return [await self.receive()]
+
     async def close(self) -> None:
         """Close from the client's side."""
         if self._close_code is None:

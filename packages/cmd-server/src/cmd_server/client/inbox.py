@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cmd_server.framing import split
+from cmd_server import framing
 
 __all__ = ["RECEIVE", "Inbox"]
 
@@ -47,10 +47,8 @@ class Inbox:
     def frames(self, size: int) -> list[bytes]:
         """Return the whole frames that ``size`` more bytes complete; raises FrameError. O(bytes of these frames)."""
         self._end += size
-        found, used = split(self._buffer, self._end, self.limit)
-        self._used = used
-        data = bytes(self._view[:used])  # slices of bytes cost half of what views cost, which the collector tracks
-        return [data[start:stop] for start, stop in found]
+        found, self._used = framing.frames(self._buffer, self._end, self.limit)
+        return found
 
     def _room(self, size: int) -> None:
         self._buffer = bytearray(size)
