@@ -260,8 +260,10 @@ class AsyncClient(BaseClient):
         finally:
             self._link = None
             ticker.cancel()
-            await asyncio.gather(ticker, return_exceptions=True)
-            await link.close()
+            try:
+                await asyncio.gather(ticker, return_exceptions=True)
+            finally:  # also where the program closes the client just now, which cancels the wait above
+                await link.close()
 
     async def _tick(self, link: Link) -> None:
         core, clock = self.core, self._clock
