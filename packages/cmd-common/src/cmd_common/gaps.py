@@ -10,7 +10,7 @@ with an empty record type of all tables. A gap is open until ``repaired_by`` is 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from msgspec import Struct
@@ -285,25 +285,29 @@ def keep_complete(index: GapIndex, table: str, records: Iterable[Record]) -> Ite
 
 
 def sift_batches(
-    index: GapIndex, table: str, batches: Iterable[Any], columns: Sequence[str], incomplete: Incomplete
+    index: GapIndex,
+    table: str,
+    batches: Iterable[Any],
+    columns: Sequence[str],
+    incomplete: Incomplete,
+    mask: Callable[[list[bool]], Any],
 ) -> Iterator[Any]:
     """Drop or mark the rows of Arrow batches that are inside an open gap.
 
     The batches hold ``columns`` and those of ``needed(table)``; ``mark`` adds the column ``complete`` (bool) at the end.
+    ``mask`` makes an Arrow array of truth values.
     """
-    import pyarrow as pa
-
     schema = table_of(table)
     checked = is_checked(table) and len(index) > 0
     for batch in batches:
         whole = _whole(index, schema, batch) if checked else [True] * batch.num_rows
         kept = batch.select(list(columns))
         if incomplete == "mark":
-            yield kept.append_column("complete", pa.array(whole, pa.bool_()))
+            yield kept.append_column("complete", mask(whole))
         elif all(whole):
             yield kept
         elif any(whole):
-            yield kept.filter(pa.array(whole, pa.bool_()))
+            yield kept.filter(mask(whole))
 
 
 def needed(table: str) -> tuple[str, ...]:

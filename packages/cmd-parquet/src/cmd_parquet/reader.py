@@ -96,6 +96,8 @@ class ParquetReader:
         check_incomplete(incomplete)
         if incomplete == "keep":
             return self._batches(table, venue, None if symbols is None else list(symbols), start, end, names)
+        import pyarrow as pa
+
         index = GapIndex.load(self, venue=venue, symbols=symbols)
         wanted = list(dict.fromkeys([*names, *needed(table)]))
         return sift_batches(

@@ -111,9 +111,12 @@ class QuestDBReader:
         check_incomplete(incomplete)
         if incomplete == "keep":
             return self._batches(schema, venue, chosen, start, end, names)
+        import pyarrow as pa
+
         index = GapIndex.load(self, venue=venue, symbols=symbols)
         wanted = list(dict.fromkeys([*names, *needed(table)]))
-        return sift_batches(index, table, self._batches(schema, venue, chosen, start, end, wanted), names, incomplete)
+        rows = self._batches(schema, venue, chosen, start, end, wanted)
+        return sift_batches(index, table, rows, names, incomplete, lambda whole: pa.array(whole, pa.bool_()))
 
     def _batches(
         self,
