@@ -100,13 +100,8 @@ class ParquetReader:
 
         index = GapIndex.load(self, venue=venue, symbols=symbols)
         wanted = list(dict.fromkeys([*names, *needed(table)]))
-        return sift_batches(
-            index,
-            table,
-            self._batches(table, venue, None if symbols is None else list(symbols), start, end, wanted),
-            names,
-            incomplete,
-        )
+        rows = self._batches(table, venue, None if symbols is None else list(symbols), start, end, wanted)
+        return sift_batches(index, table, rows, names, incomplete, lambda whole: pa.array(whole, pa.bool_()))
 
     def _batches(
         self,
