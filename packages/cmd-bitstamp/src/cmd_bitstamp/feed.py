@@ -124,8 +124,7 @@ class BitstampFeed(FeedBase):
         for name, chain in self._chains.items():
             chain.reset()
             stream = self._streams[name]
-            stream.acked = stream.heard = stream.asked = stream.attempts = stream.retry_at = 0
-            stream.silent = False
+            stream.begin(self._silence)
 
     def disconnected(self, now: int, reason: str) -> Output:
         """The connection was lost; see ``FeedBase.disconnected``."""

@@ -204,6 +204,9 @@ class ExchangeFeed(CoinbaseFeed):
         if st is None or st.trades is None:
             return
         seen = st.trade_ids.last
+        newest = seen if seen >= 0 else self._first_beats.setdefault(st.symbol, m.last_trade_id)
+        if m.last_trade_id <= newest:
+            st.trades.alive = now  # nothing was traded that the stream has not told
         if seen < 0 or m.last_trade_id <= seen:
             self._beats.pop(st.symbol, None)
         elif st.symbol not in self._beats:

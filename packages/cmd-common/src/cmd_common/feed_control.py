@@ -5,13 +5,16 @@ not answered is sent again, with whatever else waits; after three times a stream
 so that one bad symbol does not take the others with it, unless nothing at all was confirmed: then the
 connection is opened anew. A refusal that may pass (a limit) is tried again after 2 and 4 s; a frame that is
 refused as a whole is halved until the bad name stands alone. A
-stream that was confirmed and stays silent is reported and becomes a ``suspect`` gap.
+stream that was confirmed and stays silent is reported and becomes a ``suspect`` gap, and so does one that falls
+silent for longer than its own rate explains (``silence``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final
+
+from msgspec.structs import replace
 
 from .builder import OrderBookBuilder
 from .feed import FeedCounters, Output, Reconnect, Send, Subscription
@@ -125,9 +128,7 @@ class FeedControl:
     def _begin(self, st: SymbolState, now: int, out: Output) -> None:
         """A symbol's streams are about to be subscribed on a connection."""
         for stream in st.streams:
-            stream.acked = stream.heard = stream.asked = stream.attempts = stream.retry_at = 0
-            stream.rejected = ""
-            stream.silent = False
+            stream.begin(self._silence)
         st.awaiting = False
         st.attempts = st.retry_at = st.asked_at = st.churn = 0
         if st.builder is not None and self._depth is None:
@@ -143,9 +144,7 @@ class FeedControl:
         self._status(out, now, "disconnected", reason)
         for st in self._symbols.values():
             for stream in st.streams:
-                if stream.silent:
-                    stream.silent = False
-                    self._silence_gap(stream, now, "and nothing came", out)
+                self._end_silence(stream, now, out)
                 if stream is not st.depth:  # a book tells its own loss
                     stream.lose("disconnect")
             st.awaiting = False
@@ -178,9 +177,8 @@ class FeedControl:
                 ts, why = stream.lost
                 stream.lost = None
                 self._gap(out, Gap(ts, max(now, ts), self.venue, st.symbol, stream.table, why, "lost"))
-            elif stream.silent:
-                stream.silent = False
-                self._silence_gap(stream, now, "and nothing came", out)
+            else:
+                self._end_silence(stream, now, out)
         if st.book_gap is not None and st.depth is not None:
             ts, last_id, why = st.book_gap
             st.book_gap = None
@@ -270,16 +268,8 @@ class FeedControl:
             return self._counted(out)
         self._care_for_books(now, out)
         for stream in self._streams.values():
-            if not stream.heard and not stream.silent and stream.acked and now - stream.acked >= self._silence:
-                stream.silent = True
-                self._status(
-                    out,
-                    now,
-                    "silent",
-                    f"{stream.name} was subscribed {self._silence // _SECOND} s ago and nothing came",
-                    stream.symbol,
-                    stream.table,
-                )
+            if stream.acked:
+                self._watch(stream, now, out)
         self._on_tick(now, out)
         age = now - self._connected_at
         still = now - self._last_frame
@@ -397,6 +387,41 @@ class FeedControl:
                 tables.update(dict.fromkeys(self._book_tables(stream) if stream is st.depth else (stream.table,)))
         return list(tables)
 
+    def _watch(self, s: Stream, now: int, out: Output) -> None:
+        """Report a confirmed stream that never spoke, or that is quiet for longer than its own rate explains."""
+        missed = s.watch.look(now, s.heard, s.alive)
+        if s.silent:
+            return
+        if s.heard and missed:
+            s.silent = True
+            quiet = s.watch.quiet
+            s.missed = (s.ts, s.ts + quiet)  # by the exchange's clock, as far as it is known
+            words = f"{s.name} said nothing for {quiet // _SECOND} s, more than its rate explains"
+            self._status(out, now, "silent", words, s.symbol, s.table)
+            self._quiet_gap(s, *s.missed, out)
+        elif not s.heard and now - max(s.acked, s.alive) >= self._silence:
+            s.silent = True
+            words = f"{s.name} was subscribed {self._silence // _SECOND} s ago and nothing came"
+            self._status(out, now, "silent", words, s.symbol, s.table)
+
+    def _end_silence(self, s: Stream, now: int, out: Output) -> None:
+        """The connection ends while a stream is silent: what is known so far is written."""
+        if not s.silent:
+            return
+        s.silent = False
+        if s.missed is None:
+            self._silence_gap(s, now, "and nothing came", out)
+        else:
+            self._quiet_gap(s, s.missed[1], s.ts + s.watch.quiet, out)
+
+    def _quiet_gap(self, s: Stream, since: int, until: int, out: Output, repaired_by: str = "") -> None:
+        """A stream that had spoken was missed; ids that go on afterwards prove that it had nothing to say."""
+        if until > since:
+            st = self._symbols[s.symbol]
+            for table in self._book_tables(s) if s is st.depth else (s.table,):
+                gap = Gap(since, until, self.venue, s.symbol, table, "silence", "suspect", repaired_by=repaired_by)
+                self._gap(out, replace(gap, detail=f"{s.name} was missed"))
+
     def _silence_gap(self, s: Stream, until: int, what: str, out: Output) -> None:
         """A stream never spoke since it was subscribed; which of them, if any, sent nothing is unknown."""
         detail = f"{s.name} was subscribed {what}"
@@ -426,7 +451,15 @@ class FeedControl:
         if s.silent:
             s.silent = False
             self._status(out, now, "heard", s.name, s.symbol, s.table)
-            self._silence_gap(s, ts, "and nothing came at first", out)
+            if s.missed is None:
+                self._silence_gap(s, ts, "and nothing came at first", out)
+        if s.missed is not None:
+            since, until = s.missed
+            s.missed = None
+            if self._is_blind(s) or (s.type == "book" and not self.sequenced):
+                self._quiet_gap(s, until, ts, out)
+            else:  # ids are judged one by one: what is missing has gaps of its own
+                self._quiet_gap(s, since, until, out, "ids")
         if s.lost is not None:
             since, why = s.lost
             s.lost = None

@@ -10,10 +10,12 @@ from msgspec.structs import replace
 from .builder import OrderBookBuilder
 from .continuity import IdTracker
 from .records import Candle, Gap
+from .silence import SilenceWatch
 
 __all__ = ["Candles", "Recent", "Stream", "SymbolState"]
 
 _CANDLE_GAPS: Final = 32  # gaps of a symbol whose intervals are remembered
+_SILENT_AFTER: Final = 30_000_000_000  # ns of quiet before the busiest stream is missed
 _RECENT: Final = 4096  # trade ids of a symbol that are remembered where ids do not rise by one
 
 
@@ -22,10 +24,12 @@ class Stream:
 
     __slots__ = (
         "acked",
+        "alive",
         "asked",
         "attempts",
         "heard",
         "lost",
+        "missed",
         "name",
         "rejected",
         "retry_at",
@@ -34,6 +38,7 @@ class Stream:
         "table",
         "ts",
         "type",
+        "watch",
     )
 
     def __init__(self, name: str, symbol: str, type_: str, table: str) -> None:
@@ -50,6 +55,17 @@ class Stream:
         self.ts = 0  # event time of the last message of all, over reconnects too
         self.lost: tuple[int, str] | None = None  # since when and why messages may be missing
         self.silent = False
+        self.alive = 0  # ns, receive time of the last heartbeat that names it; 0: none
+        self.watch = SilenceWatch(_SILENT_AFTER)  # over a stream that has spoken
+        self.missed: tuple[int, int] | None = None  # event times of the silence that it was reported for
+
+    def begin(self, silence: int) -> None:
+        """A connection begins; ``silence`` ns without a message are too many for a stream that never spoke on it."""
+        self.acked = self.heard = self.asked = self.attempts = self.retry_at = self.alive = 0
+        self.rejected = ""
+        self.silent = False
+        self.watch.restart()
+        self.watch.least = min(silence, _SILENT_AFTER)
 
     def lose(self, reason: str) -> None:
         """Messages may be missing from the last good one on; the first reason stays."""
