@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import pytest
 import wire_ways
-from hypothesis import find, given
+from hypothesis import find, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import invariant, rule
+from tests.tally import CountedSteps, amount
 
 from cmd_common.errors import CmdError
 from cmd_server import sendbuffer
@@ -187,7 +188,7 @@ def test_empty_writes_send_nothing() -> None:
     assert buffer.flush()
 
 
-class SendBufferMachine(RuleBasedStateMachine):
+class SendBufferMachine(CountedSteps):
     """Random writes and flushes against a network of moods; the model is a byte string."""
 
     def __init__(self) -> None:
@@ -222,6 +223,7 @@ class SendBufferMachine(RuleBasedStateMachine):
         assert self.buffer.waiting < 500 + 400
 
 
+SendBufferMachine.TestCase.settings = settings(max_examples=amount(100, 400), stateful_step_count=50, deadline=None)
 TestSendBufferMachine = SendBufferMachine.TestCase
 
 
