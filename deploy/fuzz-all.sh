@@ -25,6 +25,7 @@ workers=${CMD_TEST_WORKERS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)}
 started=$SECONDS
 # Two processes a core would steal each other's seconds, so that many run at once as there are cores.
 status=0
+# shellcheck disable=SC2016 # the inner shell is the one that expands
 printf '%s\n' "${targets[@]}" | xargs -P "$workers" -I{} sh -c \
   '"$1" tests/fuzz/fuzz_run.py "$2" "$3" "$4" >"$4/$2.log" 2>&1 || { echo "fuzz-all.sh: $2 FAILS:"; tail -n 25 "$4/$2.log"; exit 1; }' \
   sh "$python" {} "$seconds" "$folder" || status=1

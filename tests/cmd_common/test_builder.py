@@ -642,6 +642,7 @@ class FaultMachine(CountedSteps):
         else:
             assert builder.state is BookState.LIVE or builder.gap_reason == "known_range"
         self.a_live_book_is_the_truth()
+        super().teardown()
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -184,6 +184,7 @@ class HubMachine(CountedSteps):
             self.hub.detach(reader.client)
         self.hub.check()
         assert not any(stream.readers or stream.waiting for stream in self.hub.streams.values())
+        super().teardown()
 
 
 HubMachine.TestCase.settings = settings(max_examples=amount(60, 150), stateful_step_count=30, deadline=None)
