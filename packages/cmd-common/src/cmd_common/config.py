@@ -219,6 +219,7 @@ def _others() -> Iterator[Key]:
     yield from _shared("query", "store")
     formats = ("table", "csv", "ndjson", "json")
     yield Key("query", "format", "choice", "form of the output", "table", formats, example='"csv"')
+    yield Key("query", "complete-only", "bool", "leave out rows inside open gaps", False, example="true")
     yield from _shared("watch", "exchange", "symbols", "endpoint", "proxy", "interval", "token-file", *_MERGED)
     yield Key("watch", "connect", "text", "show what a server serves, by its address", example='"tcp:127.0.0.1:9999"')
     yield Key(

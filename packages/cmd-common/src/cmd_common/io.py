@@ -18,6 +18,7 @@ from .records import Record
 
 if TYPE_CHECKING:
     from .commands import Reporter
+    from .gaps import Incomplete
     from .orderbook import OrderBook
 
 __all__ = [
@@ -106,7 +107,11 @@ class QueryResult(Protocol):
 
 
 class IReader(Protocol):
-    """Rows of a store. ``start`` is inclusive and ``end`` exclusive, in ns, of the table's time column."""
+    """Rows of a store. ``start`` is inclusive and ``end`` exclusive, in ns, of the table's time column.
+
+    ``incomplete`` says what becomes of rows inside open gaps of the ledger (see ``cmd_common.gaps``): ``keep`` gives
+    them like any other, ``drop`` leaves them out, ``mark`` adds a last column ``complete`` to batches.
+    """
 
     def tables(self) -> list[str]:
         """Tables that hold rows."""
@@ -119,8 +124,9 @@ class IReader(Protocol):
         symbols: Sequence[str] | None = None,
         start: int | None = None,
         end: int | None = None,
+        incomplete: Incomplete = "keep",
     ) -> Iterator[Record]:
-        """Yield records ordered by time and key, each key once."""
+        """Yield records ordered by time and key, each key once; raises UsageError for ``incomplete="mark"``."""
 
     def batches(
         self,
@@ -131,11 +137,20 @@ class IReader(Protocol):
         start: int | None = None,
         end: int | None = None,
         columns: Sequence[str] | None = None,
+        incomplete: Incomplete = "keep",
     ) -> Iterator[Any]:
         """Yield Arrow record batches ordered by time and key, each key once."""
 
-    def sql(self, query: str, parameters: Mapping[str, object] | None = None) -> QueryResult:
-        """Run SQL over the tables of the schema; raises UsageError with the engine's words."""
+    def sql(
+        self, query: str, parameters: Mapping[str, object] | None = None, *, complete_only: bool = False
+    ) -> QueryResult:
+        """Run SQL over the tables of the schema; raises UsageError with the engine's words.
+
+        ``complete_only``: the tables are without the rows inside open gaps.
+        """
+
+    def left_out(self, query: str) -> int:
+        """How many open intervals of the ledger ``complete_only`` leaves out of the tables that a query names."""
 
     def latest(self, table: str, *, venue: str, symbol: str) -> Record | None:
         """The newest record of one instrument."""

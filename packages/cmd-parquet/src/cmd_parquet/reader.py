@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cmd_common.errors import StoreError, UnknownNameError
+from cmd_common.gaps import GapIndex, Incomplete, check_incomplete, is_checked, needed, sift_batches
 from cmd_common.records import Record
 from cmd_common.schema import TABLES
 from cmd_common.schema import table as table_of
@@ -76,8 +77,11 @@ class ParquetReader:
         start: int | None = None,
         end: int | None = None,
         columns: Sequence[str] | None = None,
+        incomplete: Incomplete = "keep",
     ) -> Iterator[pa.RecordBatch]:
         """Yield record batches ordered by time and key, each key once; ``start`` inclusive, ``end`` exclusive.
+
+        ``incomplete``: ``drop`` leaves out rows inside open gaps, ``mark`` adds the column ``complete`` at the end.
 
         Memory: some batches of each file whose times overlap. Raises UnknownNameError, StoreError.
         """
@@ -89,7 +93,15 @@ class ParquetReader:
                 from cmd_common.symbols import nearest
 
                 raise UnknownNameError(f"column of {table}", name, nearest(name, schema.names))
-        return self._batches(table, venue, None if symbols is None else list(symbols), start, end, names)
+        check_incomplete(incomplete)
+        if incomplete == "keep":
+            return self._batches(table, venue, None if symbols is None else list(symbols), start, end, names)
+        import pyarrow as pa
+
+        index = GapIndex.load(self, venue=venue, symbols=symbols)
+        wanted = list(dict.fromkeys([*names, *needed(table)]))
+        rows = self._batches(table, venue, None if symbols is None else list(symbols), start, end, wanted)
+        return sift_batches(index, table, rows, names, incomplete, lambda whole: pa.array(whole, pa.bool_()))
 
     def _batches(
         self,
@@ -212,9 +224,11 @@ class ParquetReader:
         symbols: Sequence[str] | None = None,
         start: int | None = None,
         end: int | None = None,
+        incomplete: Incomplete = "keep",
     ) -> Iterator[Record]:
         """Yield records ordered by time and key, each key once; a row without a receive time has ``ts_recv == 0``."""
-        batches = self.batches(table, venue=venue, symbols=symbols, start=start, end=end)
+        check_incomplete(incomplete, mark=False)
+        batches = self.batches(table, venue=venue, symbols=symbols, start=start, end=end, incomplete=incomplete)
         return (record for batch in batches for record in to_records(table, batch))
 
     def latest(self, table: str, *, venue: str, symbol: str) -> Record | None:
@@ -243,16 +257,25 @@ class ParquetReader:
 
         return book_at(self, venue, symbol, ts)
 
-    def sql(self, query: str, parameters: Mapping[str, object] | None = None) -> SqlResult:
+    def sql(
+        self, query: str, parameters: Mapping[str, object] | None = None, *, complete_only: bool = False
+    ) -> SqlResult:
         """Run one SELECT over the schema's tables in DuckDB; ``$name`` takes values from ``parameters``.
 
         Every table exists, also when it is empty. Nothing but these tables can be read, and nothing written. Raises
-        UsageError with DuckDB's words for a wrong query, StoreError when the store cannot be read.
+        UsageError with DuckDB's words for a wrong query, StoreError when the store cannot be read. With
+        ``complete_only`` the tables are without the rows inside open gaps.
         """
         self._check_open()
         from .sql import run
 
-        return run(self, query, parameters)
+        return run(self, query, parameters, complete_only=complete_only)
+
+    def left_out(self, query: str) -> int:
+        """How many open intervals of the ledger ``complete_only`` leaves out of the tables that a query names."""
+        self._check_open()
+        named = [t for t in TABLES if t in query.lower() and is_checked(t)]
+        return GapIndex.load(self).count(named) if named else 0
 
     # -- the end ----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cmd_common.errors import CmdError, StoreError, UsageError
+from cmd_common.gaps import GapIndex, is_checked, span_columns, stream_columns
 from cmd_common.schema import SCHEMA, TABLES, Table
 from cmd_common.symbols import nearest
 
@@ -92,13 +93,16 @@ class SqlResult:
             raise UsageError("pandas is not installed", hint="pip install pandas") from None
 
 
-def run(reader: ParquetReader, query: str, parameters: Mapping[str, object] | None) -> SqlResult:
+def run(
+    reader: ParquetReader, query: str, parameters: Mapping[str, object] | None, *, complete_only: bool = False
+) -> SqlResult:
     """See ``ParquetReader.sql``."""
     import duckdb
 
+    index = GapIndex.load(reader) if complete_only else None
     for attempt in range(_ATTEMPTS):
         connection = duckdb.connect(":memory:")
-        views = _Views(reader, connection, query)
+        views = _Views(reader, connection, query, index)
         try:
             with store_errors(f"cannot read the store at {reader.location}"):
                 views.create()
@@ -194,16 +198,21 @@ _SQL_TYPES: Final = {
 class _Views:
     """Makes the views of one query. Tables that it does not name stay empty and cost nothing."""
 
-    def __init__(self, reader: ParquetReader, connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    def __init__(
+        self, reader: ParquetReader, connection: duckdb.DuckDBPyConnection, query: str, index: GapIndex | None
+    ) -> None:
         self._reader = reader
         self._connection = connection
         self._query = query.lower()
+        self._index = index  # None: incomplete rows stay
         self.files: list[str] = []
 
     def create(self) -> None:
         """Create all views, then close the door behind them."""
         for table in SCHEMA.values():
             body = self._body(table) if table.name in self._query else ""
+            if body and self._index is not None and is_checked(table.name):
+                body = self._complete(table, body, self._index)
             self._connection.execute(f"CREATE VIEW {table.name} AS {body or _empty(table)}")
         settings = [
             f"SET allowed_paths = {_list(self.files)}",
@@ -237,6 +246,35 @@ class _Views:
         if live or shared:
             parts.append(self._chosen(table, live, shared))
         return " UNION ALL ".join(parts)
+
+    def _complete(self, table: Table, body: str, index: GapIndex) -> str:
+        """A table without the rows inside open gaps.
+
+        The merged intervals of a stream do not overlap, so that the last one that begins before a row ends decides:
+        an ASOF join, whose cost does not grow with the product of rows and gaps.
+        """
+        import pyarrow as pa
+
+        found = index.streams(table.name)
+        if not found:
+            return body
+        first, last = span_columns(table)
+        venue, name = stream_columns(table)
+        row_venue = f"t.{venue}" if venue else "''"
+        for number, every_symbol in enumerate((False, True)):
+            rows = [(v, s, i.start, i.end) for (v, s), held in found.items() for i in held if (not s) == every_symbol]
+            if not rows:
+                continue
+            held = f"_{table.name}_gaps_{number}"
+            types = [("venue", pa.string()), ("symbol", pa.string()), ("low", pa.int64()), ("high", pa.int64())]
+            columns = zip(types, zip(*rows, strict=True), strict=True)
+            self._connection.register(held, pa.table({n: pa.array(values, kind) for (n, kind), values in columns}))
+            symbol = "" if every_symbol else f" AND t.{name} = g.symbol"
+            body = (
+                f"SELECT t.* FROM ({body}) t ASOF LEFT JOIN {held} g ON {row_venue} = g.venue{symbol} "
+                f"AND t.{last} > g.low WHERE g.high IS NULL OR t.{first} >= g.high"
+            )
+        return body
 
     def _paths(self, entries: list[FileEntry]) -> list[str]:
         paths = [os.path.abspath(join(self._reader.location, e.path)) for e in entries]

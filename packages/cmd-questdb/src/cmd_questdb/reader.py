@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from cmd_common.arrow_rows import to_records
 from cmd_common.errors import StoreError, UnknownNameError, UsageError
+from cmd_common.gaps import GapIndex, Incomplete, check_incomplete, needed, sift_batches
 from cmd_common.records import Record
 from cmd_common.schema import TABLES, Table
 from cmd_common.schema import table as table_of
 from cmd_common.symbols import nearest
 
 from .columns import from_server, needed_columns, sort_unique
+from .complete import checked_in, only_complete
 from .conf import Conf
 from .merge import present
 from .result import SqlResult, bind, check_reads, names_in
@@ -91,8 +93,11 @@ class QuestDBReader:
         start: int | None = None,
         end: int | None = None,
         columns: Sequence[str] | None = None,
+        incomplete: Incomplete = "keep",
     ) -> Iterator[pa.RecordBatch]:
         """Yield record batches ordered by time and key, each key once; ``start`` inclusive, ``end`` exclusive.
+
+        ``incomplete``: ``drop`` leaves out rows inside open gaps, ``mark`` adds the column ``complete`` at the end.
 
         Memory: one page of rows. Raises UnknownNameError, StoreError.
         """
@@ -103,7 +108,15 @@ class QuestDBReader:
             if name not in schema.names:
                 raise UnknownNameError(f"column of {table}", name, nearest(name, schema.names))
         chosen = None if symbols is None else list(dict.fromkeys(symbols))
-        return self._batches(schema, venue, chosen, start, end, names)
+        check_incomplete(incomplete)
+        if incomplete == "keep":
+            return self._batches(schema, venue, chosen, start, end, names)
+        import pyarrow as pa
+
+        index = GapIndex.load(self, venue=venue, symbols=symbols)
+        wanted = list(dict.fromkeys([*names, *needed(table)]))
+        rows = self._batches(schema, venue, chosen, start, end, wanted)
+        return sift_batches(index, table, rows, names, incomplete, lambda whole: pa.array(whole, pa.bool_()))
 
     def _batches(
         self,
@@ -181,9 +194,11 @@ class QuestDBReader:
         symbols: Sequence[str] | None = None,
         start: int | None = None,
         end: int | None = None,
+        incomplete: Incomplete = "keep",
     ) -> Iterator[Record]:
         """Yield records ordered by time and key, each key once; a row without a receive time has ``ts_recv == 0``."""
-        batches = self.batches(table, venue=venue, symbols=symbols, start=start, end=end)
+        check_incomplete(incomplete, mark=False)
+        batches = self.batches(table, venue=venue, symbols=symbols, start=start, end=end, incomplete=incomplete)
         return (record for batch in batches for record in to_records(table, batch))
 
     def latest(self, table: str, *, venue: str, symbol: str) -> Record | None:
@@ -216,16 +231,21 @@ class QuestDBReader:
         self._check_open()
         return book_at(self, venue, symbol, ts)
 
-    def sql(self, query: str, parameters: Mapping[str, object] | None = None) -> SqlResult:
+    def sql(
+        self, query: str, parameters: Mapping[str, object] | None = None, *, complete_only: bool = False
+    ) -> SqlResult:
         """Run one reading statement in the server's own SQL; ``$name`` takes values from ``parameters``.
 
         Tables have the schema's names behind ``table_prefix``; there are the views candles_1m, 5m, 1h and 1d, too.
         Times come as int64 ns, sides of books as two lists, prices and quantities. A row that was deleted shows as its
         key with NULL in all other columns (``WHERE flags IS NOT NULL`` leaves it out). Nothing can be written. Raises
-        UsageError with the server's words for a wrong query, StoreError when the server cannot answer.
+        UsageError with the server's words for a wrong query, StoreError when the server cannot answer. With
+        ``complete_only`` the tables are without the rows inside open gaps; the views cannot be, and raise UsageError.
         """
         self._check_open()
         statement = bind(check_reads(query), parameters)
+        if complete_only:
+            statement = only_complete(statement, self.conf)
         self._applied(t for t in names_in(statement) if t in self._known)
         try:
             return SqlResult(self._client.exec(statement))
@@ -237,6 +257,12 @@ class QuestDBReader:
             if type(error) is not SqlError:
                 raise
             raise UsageError(error.message, hint=error.hint) from None
+
+    def left_out(self, query: str) -> int:
+        """How many open intervals of the ledger ``complete_only`` leaves out of the tables that a query names."""
+        self._check_open()
+        named = checked_in(query, self.conf)
+        return GapIndex.load(self).count(named) if named else 0
 
     @property
     def _known(self) -> frozenset[str]:
