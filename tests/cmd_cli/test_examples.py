@@ -77,7 +77,7 @@ def free_port(_: re.Match[str]) -> str:
 @pytest.mark.parametrize(("name", "line"), _examples(), ids=lambda v: v.removeprefix("cmd-cli ")[:50])
 def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str) -> None:
     monkeypatch.setenv("CMD_ENDPOINT", endpoint)
-    if name in ("query", "store") or "--from-store" in line:
+    if name in ("query", "store", "export") or "--from-store" in line:
         Path("data").symlink_to(recorded)
     if name == "log":
         with Logger().open("app.cmdlog") as logger:

@@ -178,17 +178,18 @@ class SymbolsOptions(Struct, frozen=True):
 
 
 class ExportOptions(Struct, frozen=True):
-    """``store export``: rows of a store into files."""
+    """``export``: rows of a store into files."""
 
     store: str
     tables: tuple[str, ...]
-    target: str  # a file for one table, or a folder: TABLE.parquet and so on in it
-    format: str = ""  # parquet, csv or arrow; empty: by the file's name
+    target: str  # a file for one table, or a folder: TABLE.parquet, SYMBOL.npz and so on in it
+    format: str = ""  # parquet, csv, arrow or hftbacktest; empty: by the file's name
     venue: str = ""
     symbols: tuple[str, ...] = ()  # the exchange's own names, or unified names of aggregated_books
     start: int | None = None  # ns, inclusive
     end: int | None = None  # ns, exclusive
     force: bool = False  # replace files that are there
+    latency: int = 0  # ns from exchange to us where no receive time is known, for hftbacktest
 
 
 class SizeOptions(Struct, frozen=True):
