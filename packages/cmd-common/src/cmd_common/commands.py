@@ -183,13 +183,14 @@ class ExportOptions(Struct, frozen=True):
     store: str
     tables: tuple[str, ...]
     target: str  # a file for one table, or a folder: TABLE.parquet, SYMBOL.npz and so on in it
-    format: str = ""  # parquet, csv, arrow or hftbacktest; empty: by the file's name
+    format: str = ""  # parquet, csv, arrow, hftbacktest or nautilus; empty: by the file's name
     venue: str = ""
     symbols: tuple[str, ...] = ()  # the exchange's own names, or unified names of aggregated_books
     start: int | None = None  # ns, inclusive
     end: int | None = None  # ns, exclusive
     force: bool = False  # replace files that are there
-    latency: int = 0  # ns from exchange to us where no receive time is known, for hftbacktest
+    latency: int = 0  # ns from exchange to us where no receive time is known, for hftbacktest and nautilus
+    instrument_id: str = ""  # of the one symbol, for nautilus; empty: as its own adapters name it
 
 
 class SizeOptions(Struct, frozen=True):

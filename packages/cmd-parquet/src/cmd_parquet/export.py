@@ -1,4 +1,4 @@
-"""``cmd-cli export``: rows of any store into Parquet, CSV, Arrow or hftbacktest files, through its reader.
+"""``cmd-cli export``: rows of any store into Parquet, CSV, Arrow or hftbacktest files, or a nautilus catalog, through its reader.
 
 Columns, types and order are those of the schema. A file appears under its name once it is whole; CSV holds the sides of
 books as JSON lists, times as ns since 1970, and nothing for null. hftbacktest has one file an instrument.
@@ -21,7 +21,7 @@ from cmd_common.records import Gap
 from cmd_common.schema import LEVEL_WIDTH, SCHEMA, TABLES
 from cmd_common.symbols import nearest
 
-from . import hftbacktest
+from . import hftbacktest, nautilus
 from .columns import arrow_schema
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "run"]
 
-FORMATS: Final = {"parquet": ".parquet", "csv": ".csv", "arrow": ".arrow", "hftbacktest": ".npz"}
+FORMATS: Final = {"parquet": ".parquet", "csv": ".csv", "arrow": ".arrow", "hftbacktest": ".npz", "nautilus": ""}
 _GAPS_NAMED: Final = 20  # that are warned of one by one; the summary counts all
 
 T = TypeVar("T")
@@ -48,6 +48,10 @@ def run(options: ExportOptions, reporter: Reporter) -> Result:
     StoreError, DataError.
     """
     chosen = _format(options)
+    if chosen == "nautilus":
+        return _catalog(options, reporter)
+    if options.instrument_id:
+        raise UsageError("--instrument-id is of --format nautilus alone")
     events = chosen == "hftbacktest"
     if events:
         options = _for_events(options)
@@ -75,11 +79,47 @@ def run(options: ExportOptions, reporter: Reporter) -> Result:
                 reporter.warn(f"{'symbol' if events else 'table'} {name} has no such rows: {path} holds none")
     size = sum(os.path.getsize(p) for p in targets.values())
     summary = {"rows": rows, "files": targets, "bytes": size, **summary, "open_gaps": len(gaps)}
+    return _result(gaps, summary, reporter)
+
+
+def _result(gaps: Sequence[Gap], summary: dict[str, Any], reporter: Reporter) -> Result:
     for gap in gaps[:_GAPS_NAMED]:
         reporter.warn(_words(gap))
     if len(gaps) > _GAPS_NAMED:
         reporter.warn(f"and {len(gaps) - _GAPS_NAMED} more gaps: they are the rows of table gaps without repaired_by")
     return Result(EXIT_GAPS if gaps else EXIT_OK, summary)
+
+
+def _catalog(options: ExportOptions, reporter: Reporter) -> Result:
+    """Write instruments into a catalog of nautilus_trader."""
+    tables = options.tables or nautilus.TABLES
+    if others := [t for t in tables if t not in nautilus.TABLES]:
+        raise UsageError(f"a nautilus catalog has no {others[0]}", hint="it has --types trades,quotes,book,candles")
+    if not options.venue or not options.symbols:
+        raise UsageError("a nautilus catalog is of instruments", hint="add --exchange VENUE and --symbols SYMBOL")
+    if options.instrument_id and len(options.symbols) > 1:
+        raise UsageError("several symbols cannot have one --instrument-id")
+    if os.path.isfile(options.target):
+        raise UsageError(f"{options.target} is a file", hint="a nautilus catalog is a folder")
+    options = structs.replace(options, tables=tables)
+    written: dict[str, Any] = {}
+    with open_reader(options.store) as reader:
+        held = [t for t in tables if t in reader.tables()]
+        gaps = _open_gaps(reader, options)
+        catalog = nautilus.Catalog(
+            reader, options.target, options.venue, options.start, options.end, options.latency, options.force
+        )
+        for symbol in options.symbols:
+            try:
+                about = [g for g in gaps if g.symbol in ("", symbol)]
+                counts = catalog.write(symbol, held, options.instrument_id, about)
+            except OSError as error:
+                raise StoreError(f"cannot write {options.target}: {error.strerror or error}") from error
+            written[symbol] = structs.asdict(counts)
+            if not counts.rows:
+                reporter.warn(f"symbol {symbol} has no such rows")
+            reporter.progress("export instruments", len(written), len(options.symbols), unit="instruments")
+    return _result(gaps, {"catalog": options.target, "rows": written, "open_gaps": len(gaps)}, reporter)
 
 
 def _format(options: ExportOptions) -> str:
@@ -92,7 +132,7 @@ def _format(options: ExportOptions) -> str:
     if not options.target:
         raise UsageError("no target is given", hint="add --to FILE.parquet, or a folder")
     ending = os.path.splitext(options.target)[1]
-    named = next((f for f, e in FORMATS.items() if e == ending), "")
+    named = next((f for f, e in FORMATS.items() if e and e == ending), "")
     if named and options.format and options.format != named and not os.path.isdir(options.target):
         raise UsageError(f"{options.target} is no name of a {options.format} file")
     return options.format or named or "parquet"

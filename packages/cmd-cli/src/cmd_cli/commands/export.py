@@ -61,6 +61,7 @@ def export(run: Run, flags: Mapping[str, Any]) -> int:
         end=values.instant(flags["end"], "end") if flags["end"] else None,
         force=bool(flags["force"]),
         latency=delay,
+        instrument_id=flags.get("instrument_id") or "",
     )
     with run.output() as output:
         result: Result = implementation("export")(options, output)
@@ -74,8 +75,8 @@ def _export(**flags: Any) -> int:
 command = Cmd(
     "export",
     _export,
-    doc="Write rows of a store into files: Parquet, CSV or Arrow, a file a table; or the events of hftbacktest, a file\n"
-    "an instrument. A file appears under its name once it is whole.",
+    doc="Write rows of a store into files: Parquet, CSV or Arrow, a file a table; the events of hftbacktest, a file an\n"
+    "instrument; or a catalog of nautilus_trader. A file appears under its name once it is whole.",
     examples=[
         (
             "a day of trades as a file",
@@ -86,6 +87,10 @@ command = Cmd(
             "trades and order book for hftbacktest",
             "cmd-cli export --store parquet:data --exchange binance-spot --symbols BTCUSDT --to BTCUSDT.npz",
         ),
+        (
+            "a catalog for nautilus_trader",
+            "cmd-cli export --store parquet:data --exchange binance-spot --symbols BTCUSDT --format nautilus --to catalog",
+        ),
     ],
     params=[
         flag("", "store", metavar="KIND:PATH"),
@@ -93,13 +98,13 @@ command = Cmd(
         click.Option(
             ["--format"],
             metavar="WORD",
-            help="parquet, csv, arrow or hftbacktest [default: by the name (.npz: hftbacktest), else parquet]",
+            help="parquet, csv, arrow, hftbacktest or nautilus [default: by the name (.npz: hftbacktest), else parquet]",
         ),
         click.Option(
             ["--types"],
             multiple=True,
             metavar="TYPE...",
-            help="tables, such as trades, candles, book [default for hftbacktest: trades,book]",
+            help="tables, such as trades, candles, book [default for hftbacktest: trades,book; for nautilus: all]",
         ),
         click.Option(["--exchange"], multiple=True, metavar="VENUE...", help="rows of this exchange"),
         click.Option(["--symbols"], multiple=True, metavar="SYMBOL...", help="these symbols"),
@@ -108,7 +113,12 @@ command = Cmd(
         click.Option(
             ["--latency"],
             metavar="TIME",
-            help="hftbacktest: from exchange to us, for rows without a receive time [default 0]",
+            help="hftbacktest, nautilus: from exchange to us, for rows without a receive time [default 0]",
+        ),
+        click.Option(
+            ["--instrument-id"],
+            metavar="ID",
+            help="nautilus: the name of the one instrument [default: as its adapters]",
         ),
         click.Option(["--force"], is_flag=True, help="replace files that are there"),
     ],
