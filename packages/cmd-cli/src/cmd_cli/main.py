@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "record": "Record live market data into a store",
     "archive": "Download, verify and store history",
     "query": "Query a store with SQL",
+    "verify": "Say which days are complete",
     "export": "Write rows of a store into files for other programs",
     "store": "Look after a store: health, schema, copies, size",
     "watch": "Show live books, trades and candles in the terminal",

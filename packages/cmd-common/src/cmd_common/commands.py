@@ -39,6 +39,7 @@ __all__ = [
     "ServeOptions",
     "SizeOptions",
     "SymbolsOptions",
+    "VerifyOptions",
 ]
 
 EXIT_OK = 0
@@ -146,6 +147,23 @@ class ArchiveOptions(Struct, frozen=True):
     proxy: str = ""
     source: str = "auto"  # auto, files or rest: auto takes files where the exchange publishes them, else REST
     from_files: tuple[str, ...] = ()  # paths of local dumps instead of the exchange's own server
+
+
+class VerifyOptions(Struct, frozen=True):
+    """``verify``: what of a store is complete; ``end`` is exclusive, empty words mean everything that it holds."""
+
+    store: str
+    venues: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()  # the exchange's own names
+    tables: tuple[str, ...] = ()
+    start: date | None = None
+    end: date | None = None
+    html: str = ""  # a file for the report
+    offline: bool = False  # ask no exchange
+    compare: bool = True  # candles with trades
+    write_gaps: bool = False  # what is missing and not in the ledger becomes a Gap of reason verify
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    proxy: str = ""
 
 
 class ReplayOptions(Struct, frozen=True):
