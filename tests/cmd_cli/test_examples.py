@@ -44,7 +44,7 @@ def recorded(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store for the queries."""
     folder = tmp_path_factory.mktemp("store") / "data"
     code, _, err = run(
-        "cmd-cli record --exchange binance-spot --symbols BTCUSDT --types trades,book --duration 1s"
+        "cmd-cli record --exchange binance-spot --symbols BTCUSDT --types trades,book --duration 3s"
         f" --store parquet:{folder} --endpoint {endpoint}",
         endless=False,
     )
@@ -77,7 +77,7 @@ def free_port(_: re.Match[str]) -> str:
 @pytest.mark.parametrize(("name", "line"), _examples(), ids=lambda v: v.removeprefix("cmd-cli ")[:50])
 def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str) -> None:
     monkeypatch.setenv("CMD_ENDPOINT", endpoint)
-    if name in ("query", "store", "export") or "--from-store" in line:
+    if name in ("query", "store", "export", "verify") or "--from-store" in line:
         Path("data").symlink_to(recorded)
     if name == "log":
         with Logger().open("app.cmdlog") as logger:
@@ -90,7 +90,7 @@ def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.Mon
         assert json.loads(out.splitlines()[0])["symbols"]
     if "--json" in line:
         json.loads(out if name in ("query", "symbols") else out.splitlines()[-1])
-    if name in ("symbols", "query", "replay", "watch", "record", "archive", "store", "log"):
+    if name in ("symbols", "query", "replay", "watch", "record", "archive", "store", "log", "verify"):
         assert out.strip()
     if name == "record":
         assert any(Path("data").iterdir())

@@ -78,10 +78,7 @@ command = Cmd(
     examples=[
         ("what is not complete", "cmd-cli verify --store parquet:data"),
         ("a report with a calendar", "cmd-cli verify --store parquet:data --html report.html"),
-        (
-            "one day of trades, for a script",
-            "cmd-cli verify --store parquet:data --types trades --start 2025-03-01 --end 2025-03-02 --json",
-        ),
+        ("trades alone, for a script", "cmd-cli verify --store parquet:data --types trades --json"),
     ],
     params=[
         flag("verify", "store", metavar="KIND:PATH"),
