@@ -214,3 +214,15 @@ def test_the_command_names_open_gaps_and_ends_with_3(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_records_of_one_moment_come_as_trade_snapshot_update(tmp_path: Path) -> None:
+    from cmd_parquet.book_messages import merged
+
+    rows: list[Record] = [delta(n, 1, 10 + n, [(99.0, 2.0)], []) for n in range(4)]
+    rows += [snapshot(n, 1, 9 + n, 99.0, 101.0) for n in range(4)]
+    rows += [trade(n, n) for n in range(4)]
+    with open_reader(stored(tmp_path, rows)) as reader:
+        got = list(merged(reader, "v", "A", ("trades", "book_snapshots", "book_deltas"), None, None))
+    assert [type(r) for r in got] == [Trade, BookSnapshot, BookDelta] * 4
+    assert [r.ts_event for r in got] == sorted(r.ts_event for r in got)

@@ -43,12 +43,18 @@ def merged(
 ) -> Iterator[Trade | BookSnapshot | BookDelta]:
     """Records of trades, snapshots and updates by exchange time; at one moment trades first, then snapshots."""
     streams = [
-        ((cast("Trade", r).ts_event, rank, n, r) for n, r in enumerate(_read(reader, t, venue, symbol, start, end)))
-        for rank, t in enumerate(_BY_RANK)
-        if t in tables
+        _ranked(_read(reader, table, venue, symbol, start, end), rank)
+        for rank, table in enumerate(_BY_RANK)
+        if table in tables
     ]
     for _, _, _, record in heapq.merge(*streams):
         yield cast("Trade", record)
+
+
+def _ranked(records: Iterator[Record], rank: int) -> Iterator[tuple[int, int, int, Record]]:
+    """Records with what orders them: time, rank of the table, place in it."""
+    for n, record in enumerate(records):
+        yield cast("Trade", record).ts_event, rank, n, record
 
 
 def _read(reader: IReader, table: str, venue: str, symbol: str, start: int | None, end: int | None) -> Iterator[Record]:
