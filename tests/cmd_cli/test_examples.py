@@ -77,7 +77,7 @@ def free_port(_: re.Match[str]) -> str:
 @pytest.mark.parametrize(("name", "line"), _examples(), ids=lambda v: v.removeprefix("cmd-cli ")[:50])
 def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str) -> None:
     monkeypatch.setenv("CMD_ENDPOINT", endpoint)
-    if name in ("query", "store", "export", "verify") or "--from-store" in line:
+    if name in ("query", "store", "export", "verify", "repair") or "--from-store" in line:
         Path("data").symlink_to(recorded)
     if name == "log":
         with Logger().open("app.cmdlog") as logger:
@@ -90,7 +90,7 @@ def test_the_example_runs(endpoint: str, recorded: Path, monkeypatch: pytest.Mon
         assert json.loads(out.splitlines()[0])["symbols"]
     if "--json" in line:
         json.loads(out if name in ("query", "symbols") else out.splitlines()[-1])
-    if name in ("symbols", "query", "replay", "watch", "record", "archive", "store", "log", "verify"):
+    if name in ("symbols", "query", "replay", "watch", "record", "archive", "store", "log", "verify", "repair"):
         assert out.strip()
     if name == "record":
         assert any(Path("data").iterdir())

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "archive": "Download, verify and store history",
     "query": "Query a store with SQL",
     "verify": "Say which days are complete",
+    "repair": "Fetch what is missing, where the exchange has it",
     "export": "Write rows of a store into files for other programs",
     "store": "Look after a store: health, schema, copies, size",
     "watch": "Show live books, trades and candles in the terminal",

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from .records import Record
 
 __all__ = [
+    "EXIT_BUSY",
     "EXIT_FAILED",
     "EXIT_GAPS",
     "EXIT_OK",
+    "EXIT_UNREACHABLE",
     "EXIT_USAGE",
     "AggregateOptions",
     "ArchiveOptions",
@@ -33,6 +35,7 @@ __all__ = [
     "LiveSource",
     "LogReporter",
     "RecordOptions",
+    "RepairOptions",
     "ReplayOptions",
     "Reporter",
     "Result",
@@ -46,6 +49,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_GAPS = 3  # done, but data is missing
+EXIT_BUSY = 4  # another process does the same
+EXIT_UNREACHABLE = 5  # the exchange could not be asked
 
 
 class Result(Struct):
@@ -162,6 +167,21 @@ class VerifyOptions(Struct, frozen=True):
     offline: bool = False  # ask no exchange
     compare: bool = True  # candles with trades
     write_gaps: bool = False  # what is missing and not in the ledger becomes a Gap of reason verify
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    proxy: str = ""
+
+
+class RepairOptions(Struct, frozen=True):
+    """``repair``: fetch what ``verify`` finds missing, where the exchange has it; ``end`` is exclusive."""
+
+    store: str
+    venues: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    start: date | None = None
+    end: date | None = None
+    dry_run: bool = False
+    recheck: bool = False  # archive again what the exchange has replaced
     endpoints: Mapping[str, str] = field(default_factory=dict)
     proxy: str = ""
 

@@ -217,6 +217,7 @@ def _serve() -> Iterator[Key]:
 
 def _others() -> Iterator[Key]:
     yield from _shared("verify", "store", "endpoint", "proxy")
+    yield from _shared("repair", "store", "endpoint", "proxy")
     yield from _shared("query", "store")
     formats = ("table", "csv", "ndjson", "json")
     yield Key("query", "format", "choice", "form of the output", "table", formats, example='"csv"')

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "check_stream"]
 
+_FEW: Final = 1_000_000  # ids of a gap that are looked for one by one
 _NAMED: Final = 100  # findings of one kind and day that are told one by one
 _Both = dict[str, list[object]]  # by column: the exchange's value and ours
 _QUOTE_SUMS: Final = ("quote_volume", "taker_buy_quote_volume")
@@ -132,8 +133,9 @@ def _trades(stream: Stream, days: Sequence[date], facts: Facts) -> list[Day]:
 def _judge(found: list[Day], looked: list[sequences.Sequence], n: int, facts: Facts) -> None:
     """Judge a day whose neighbours were looked at."""
     day, one = found[n], looked[n]
-    near = looked[max(n - 1, 0) : n + 2]
+    near = looked[max(n - 1, 0) : n + 2]  # those without a row, too: they join nothing
     start = day_start(date.fromisoformat(day.day))
+    at = min(n, 1)
     holes = one.holes
     for other in near:
         if other is not one:
@@ -148,7 +150,7 @@ def _judge(found: list[Day], looked: list[sequences.Sequence], n: int, facts: Fa
     for begin, end in one.pauses:
         if not facts.ledger.within(begin, end):
             day.add("pause", begin, end, f"{(end - begin) / 60e9:.0f} minutes without a trade")
-    _ledger(day, start, facts, lambda gap: _is_filled(gap, one, near, holes, facts))
+    _ledger(day, start, facts, lambda gap: _left(gap, start, at, near, holes, facts))
     _archived(day, near, facts)
 
 
@@ -157,17 +159,50 @@ def _ids(day: Day, hole: Hole) -> None:
     day.add("ids", hole.ts_from, hole.ts_to, f"{count} ids are missing", first_id=hole.first, last_id=hole.last)
 
 
-def _is_filled(
-    gap: Gap, one: sequences.Sequence, near: Sequence[sequences.Sequence], holes: Sequence[Hole], facts: Facts
-) -> bool:
-    """Whether what a gap misses is there: by ids, else because the days were archived whole after it."""
-    if gap.first_id is not None and gap.last_id is not None and gap.last_id >= gap.first_id:
-        return sequences.present(list(near), gap.first_id, gap.last_id)
-    low, high = min(gap.ts_from, gap.ts_to), max(gap.ts_from, gap.ts_to)
-    if one.dense and facts.contiguous is not False:
-        around = one.rows and one.first_ts <= low and one.last_ts >= high
-        return bool(around) and not any(h.ts_from < high and h.ts_to > low for h in holes)
-    return _archived_since(gap, low, high, facts)
+Left = tuple[tuple[int, int, int, int], ...]
+
+
+def _left(
+    gap: Gap, start: int, at: int, near: Sequence[sequences.Sequence], holes: Sequence[Hole], facts: Facts
+) -> Left | None:
+    """What is still missing of a gap on the day that begins at ``start``; empty: nothing, None: it cannot be told.
+
+    ``at`` is the day's place in ``near``. By ids where they rise by one, else by what was archived after the gap.
+    """
+    one = near[at]
+    low, high = _span(gap)
+    if not (one.dense or facts.contiguous) or facts.contiguous is False or one.ids is None or not one.rows:
+        return () if _archived_since(gap, max(low, start), min(high, start + DAY_NS), facts) else None
+    here = low >= start and high <= start + DAY_NS
+    if here and gap.first_id is not None and gap.last_id is not None and gap.last_id - gap.first_id < _FEW:
+        if sequences.present(list(near), gap.first_id, gap.last_id):
+            return ()
+        inside = [h for h in holes if h.last >= gap.first_id and h.first <= gap.last_id]
+        clipped = [(max(h.first, gap.first_id), min(h.last, gap.last_id), h.ts_from, h.ts_to) for h in inside]
+        missing = sum(last - first + 1 for first, last, *_ in clipped)
+        return tuple(clipped) if 0 < missing < gap.last_id - gap.first_id + 1 else None
+    # Rows of this day on both sides of it, or of the days beside without a missing id between.
+    begun = one.first_ts <= low or (at > 0 and _joined(near[at - 1], one))
+    ended = one.last_ts >= high or (at + 1 < len(near) and _joined(one, near[at + 1]))
+    if not begun or not ended:
+        return None
+    inside = [h for h in holes if h.ts_from < high and h.ts_to > low]
+    if not inside:
+        return ()
+    within = pc.and_(pc.greater(one.times, low), pc.less(one.times, high))
+    if not pc.any(within, min_count=0).as_py():
+        return None  # nothing came into it
+    return tuple((h.first, h.last, h.ts_from, h.ts_to) for h in inside)
+
+
+def _joined(before: sequences.Sequence, after: sequences.Sequence) -> bool:
+    """Whether ids go on from one day to the next."""
+    known = before.last_id is not None and after.first_id is not None
+    return known and not sequences.holes_between(before, after)
+
+
+def _span(gap: Gap) -> tuple[int, int]:
+    return min(gap.ts_from, gap.ts_to), max(gap.ts_from, gap.ts_to)
 
 
 def _archived_since(gap: Gap, low: int, high: int, facts: Facts) -> bool:
@@ -250,7 +285,7 @@ def _candles(stream: Stream, days: Sequence[date], facts: Facts) -> list[Day]:
             if step is not None and step <= DAY_NS and not facts.ledger.covers(start, start + DAY_NS):
                 out.add("missing_day", start, start + DAY_NS, "no row is stored")
             found.append(out)
-            _ledger(out, start, facts, lambda gap: False)
+            _ledger(out, start, facts, lambda gap: None)
             continue
         opens = set(_column(table, "open_time").to_pylist())
         if step is not None and DAY_NS % step == 0 and not facts.sparse:
@@ -259,7 +294,7 @@ def _candles(stream: Stream, days: Sequence[date], facts: Facts) -> list[Day]:
             for low, high in _missing(opens, range(first, last + step, step), step):
                 if not facts.ledger.within(low, high):
                     out.add("candles", low, high, f"{(high - low) // step} candles of {stream.interval} are missing")
-        _ledger(out, start, facts, lambda gap: step is not None and _candles_there(gap, opens, step, start))  # noqa: B023
+        _ledger(out, start, facts, lambda gap: () if step and _candles_there(gap, opens, step, start) else None)  # noqa: B023
         states = _column(table, "state").to_pylist()
         closes = _column(table, "close_time").to_pylist()
         for open_, close, state in zip(_column(table, "open_time").to_pylist(), closes, states, strict=True):
@@ -368,7 +403,7 @@ def _deltas(stream: Stream, days: Sequence[date], facts: Facts) -> list[Day]:
             first = False
         elif found and any(d.rows for d in found) and not facts.ledger.covers(start, start + DAY_NS):
             out.add("missing_day", start, start + DAY_NS, "no row is stored")
-        _ledger(out, start, facts, lambda gap: False)
+        _ledger(out, start, facts, lambda gap: None)
         found.append(out)
     while found and not found[-1].rows:
         found.pop()
@@ -411,7 +446,7 @@ def _rows_only(stream: Stream, days: Sequence[date], facts: Facts) -> list[Day]:
         began = any(d.rows for d in found)
         if not table.num_rows and began and not facts.ledger.covers(start, start + DAY_NS):
             out.add("missing_day", start, start + DAY_NS, "no row is stored")
-        _ledger(out, start, facts, lambda gap: False)
+        _ledger(out, start, facts, lambda gap: None)
         found.append(out)
     while found and not found[-1].rows:
         found.pop()
@@ -421,21 +456,16 @@ def _rows_only(stream: Stream, days: Sequence[date], facts: Facts) -> list[Day]:
 # -- all -----------------------------------------------------------------------------------------
 
 
-def _ledger(day: Day, start: int, facts: Facts, filled: Callable[[Gap], bool]) -> None:
+def _ledger(day: Day, start: int, facts: Facts, left_of: Callable[[Gap], Left | None]) -> None:
     for gap in facts.ledger.of_day(start, start + DAY_NS):
         words = gap.detail or (REASONS[gap.reason].meaning if gap.reason in REASONS else "")
-        kind = "filled" if filled(gap) else "gap"
-        verdict = "suspect" if kind == "filled" or gap.severity != "lost" else "incomplete"
+        left = left_of(gap)
+        filled = left is not None and not left
+        verdict = "suspect" if filled or gap.severity != "lost" else "incomplete"
         day.add(
-            kind,
-            gap.ts_from,
-            gap.ts_to,
-            words,
-            verdict=verdict,
-            first_id=gap.first_id,
-            last_id=gap.last_id,
-            reason=gap.reason,
-        )
+            "filled" if filled else "gap", gap.ts_from, gap.ts_to, words,
+            verdict=verdict, first_id=gap.first_id, last_id=gap.last_id, reason=gap.reason, left=left or (),
+        )  # fmt: skip
 
 
 def _edges(found: list[Day], facts: Facts) -> None:

@@ -39,7 +39,7 @@ KINDS: Final = {
         Kind("provisional", "suspect", "a candle never became final"),
         Kind("chain", "incomplete", "updates of a book do not follow on one another, and no open gap tells of it"),
         Kind("no_snapshot", "incomplete", "updates of a book follow on no stored snapshot"),
-        Kind("filled", "suspect", "the ledger's gap is open, and what it misses is stored: repair closes it"),
+        Kind("filled", "suspect", "the ledger's gap is open, and what it misses of this day is stored: repair closes it"),
         Kind("replaced", "suspect", "the exchange publishes another file now than the one that was archived"),
         Kind("withdrawn", "suspect", "the exchange does not publish the archived file any more"),
         Kind("pause", "maintenance", "nothing for a long time while trade ids go on: the exchange stood still"),
@@ -51,7 +51,10 @@ KINDS: Final = {
 
 
 class Finding(Struct, frozen=True):
-    """One thing that is to be said of a day; times are ns. ``reason`` is the ledger's word, where it has the gap."""
+    """One thing that is to be said of a day; times are ns. ``reason`` is the ledger's word, where it has the gap.
+
+    Times and ids of kinds ``gap`` and ``filled`` are those of the whole gap, which may be of several days.
+    """
 
     kind: str
     verdict: Verdict
@@ -61,6 +64,8 @@ class Finding(Struct, frozen=True):
     first_id: int | None = None
     last_id: int | None = None
     reason: str = ""
+    left: tuple[tuple[int, int, int, int], ...] = ()
+    """Of a gap that is filled in part: first and last id and times of what is still missing on this day."""
 
 
 class Stream(Struct, frozen=True, order=True):

@@ -59,9 +59,10 @@ def _verify(**flags: Any) -> int:
 
 def _row(day: dict[str, Any]) -> tuple[str, ...]:
     more = f" {day['interval']} {day['source']}" if day["interval"] else ""
-    found = [
-        f"{f['kind']}{f' ({word})' if (word := f['reason']) else ''}: {f['detail']}"[:100] for f in day["findings"]
-    ]
+    found = []
+    for f in day["findings"]:
+        about = ": ".join(word for word in (f["reason"], f["detail"]) if word)
+        found.append(f"{f['kind']} ({about})"[:100] if about else f["kind"])
     if len(found) > _SHOWN:
         found[_SHOWN:] = [f"{len(found) - _SHOWN} more"]
     if day["listed"] is not None:
