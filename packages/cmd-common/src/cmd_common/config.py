@@ -137,6 +137,14 @@ def _archive() -> Iterator[Key]:
     yield Key("archive", "types", "list", "what to archive", ["trades"], example='["trades", "candles"]')
     yield Key("archive", "start", "text", "first day, inclusive, UTC", example='"2024-08-08"')
     yield Key("archive", "end", "text", "last day, inclusive, UTC; default: the first", example='"2024-08-09"')
+    yield Key(
+        "archive",
+        "since-last",
+        "bool",
+        "all that is missing up to yesterday, for runs every day",
+        False,
+        example="true",
+    )
     sources = ("exchange", "built")
     yield Key("archive", "candles", "choice", "candles as published or built", "exchange", sources, example='"built"')
     yield Key("archive", "compare", "bool", "compare built candles with the exchange's", False, example="true")
@@ -216,6 +224,30 @@ def _serve() -> Iterator[Key]:
 
 
 def _others() -> Iterator[Key]:
+    yield Key(
+        "deploy",
+        "at",
+        "text",
+        "when the jobs of every day run; of systemd UTC, of cron local time",
+        "00:40",
+        example='"00:40"',
+    )
+    yield Key(
+        "deploy", "run-as", "text", "user of the jobs of the machine", "cryptomarketdata", example='"cryptomarketdata"'
+    )
+    yield Key("deploy", "memory", "text", "most memory that a job may have", "2G", example='"2G"')
+    yield Key(
+        "deploy", "mail", "text", "address that is told of failures, through sendmail", "", example='"ops@example.org"'
+    )
+    yield Key(
+        "deploy",
+        "webhook",
+        "text",
+        "secret URL to which failures are posted; a file is safer",
+        "",
+        example='"https://example.org/hook"',
+    )
+    yield Key("deploy", "webhook-file", "text", "file that holds the webhook's URL", "", example='"/etc/cmd/webhook"')
     yield from _shared("verify", "store", "endpoint", "proxy")
     yield from _shared("repair", "store", "endpoint", "proxy")
     yield from _shared("query", "store")
@@ -262,7 +294,7 @@ class Value(Struct, frozen=True):
             return format_duration(self.value)
         if self.value is not None and self.key.kind == "speed":
             return "max" if self.value == 0 else f"{self.value:g}"
-        if self.key.name == "token" and self.value:
+        if self.key.name in ("token", "webhook") and self.value:
             return "********"
         if self.key.kind == "endpoints" and self.value and set(self.value) == {""}:
             return mask(self.value[""])
