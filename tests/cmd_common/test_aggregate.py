@@ -10,13 +10,13 @@ from aggregate_model import Naive, Single
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
+from tests.tally import CountedSteps, amount
 
 from cmd_common.aggregate import AggregatedLevel, AggregatedOrderBook, Part
 from cmd_common.builder import OrderBookBuilder
@@ -390,7 +390,7 @@ SHAPES = [
 ]
 
 
-class AggregateMachine(RuleBasedStateMachine):
+class AggregateMachine(CountedSteps):
     """Random deltas, snapshots, losses, pruning, time, rates, venues that come and go: always the naive merge."""
 
     @initialize(
@@ -548,7 +548,7 @@ class AggregateMachine(RuleBasedStateMachine):
 
 def test_aggregate_machine() -> None:
     run_state_machine_as_test(
-        AggregateMachine, settings=settings(max_examples=120, stateful_step_count=50, deadline=None)
+        AggregateMachine, settings=settings(max_examples=amount(120, 250), stateful_step_count=50, deadline=None)
     )
 
 

@@ -8,7 +8,8 @@ from math import nan
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
+from tests.tally import CountedSteps, amount
 
 from cmd_common.builder import Applied, OrderBookBuilder
 from cmd_common.errors import UsageError
@@ -494,7 +495,7 @@ class Exchange:
         return sorted(book[-1].items(), reverse=True), sorted(book[1].items())
 
 
-class FaultMachine(RuleBasedStateMachine):
+class FaultMachine(CountedSteps):
     jumps = False
     sequence: SequenceRule = CountedRule()
     depth = 10
@@ -641,6 +642,7 @@ class FaultMachine(RuleBasedStateMachine):
         else:
             assert builder.state is BookState.LIVE or builder.gap_reason == "known_range"
         self.a_live_book_is_the_truth()
+        super().teardown()
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -694,4 +696,4 @@ def test_faults_of_linked_streams() -> None:
     run_state_machine_as_test(LinkedFaultMachine, settings=MACHINES)
 
 
-MACHINES = settings(max_examples=60, stateful_step_count=40, deadline=None)
+MACHINES = settings(max_examples=amount(60, 250), stateful_step_count=40, deadline=None)

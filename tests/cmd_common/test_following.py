@@ -8,13 +8,13 @@ from aggregate_model import Naive, Single
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
+from tests.tally import CountedSteps, amount
 
 from cmd_common.equivalence import Match
 from cmd_common.errors import UsageError
@@ -184,7 +184,7 @@ def test_records_of_a_live_source() -> None:
     assert [s.age for s in follower.book.status()] == [9, 9]
 
 
-class FollowerMachine(RuleBasedStateMachine):
+class FollowerMachine(CountedSteps):
     """Symbols of several venues are added and removed while books change: always the naive merge of those there."""
 
     @initialize()
@@ -233,5 +233,5 @@ class FollowerMachine(RuleBasedStateMachine):
 
 def test_follower_machine() -> None:
     run_state_machine_as_test(
-        FollowerMachine, settings=settings(max_examples=50, stateful_step_count=40, deadline=None)
+        FollowerMachine, settings=settings(max_examples=amount(50, 200), stateful_step_count=40, deadline=None)
     )

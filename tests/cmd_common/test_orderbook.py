@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
+from tests.tally import CountedSteps, amount
 
 from cmd_common.errors import DataError, UsageError
 from cmd_common.orderbook import OrderBook
@@ -61,7 +62,7 @@ class Model:
         assert book.packed_asks() == pack_levels(asks)
 
 
-class BookMachine(RuleBasedStateMachine):
+class BookMachine(CountedSteps):
     def __init__(self) -> None:
         super().__init__()
         self.book = OrderBook()
@@ -128,7 +129,9 @@ class BookMachine(RuleBasedStateMachine):
 
 
 def test_book_machine() -> None:
-    run_state_machine_as_test(BookMachine, settings=settings(max_examples=40, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(
+        BookMachine, settings=settings(max_examples=amount(40, 120), stateful_step_count=25, deadline=None)
+    )
 
 
 def test_long_random_operations_on_a_deep_book_agree_with_the_naive_one() -> None:

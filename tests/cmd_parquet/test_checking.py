@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from parquet_models import key_of, model, one_of_each, random_records, stored, to_batches, trade
+from tests.tally import amount, note
 
 from cmd_common.errors import StoreBusyError, StoreError
 from cmd_common.testing.simdisk import SimDisk
@@ -41,7 +42,8 @@ def test_a_thousand_flips_and_cuts_are_all_detected() -> None:
     }
     assert all(kinds.values())
     rng = random.Random(1)
-    for i in range(1_000):
+    count = amount(1_000, 1_000)
+    for i in range(count):
         path = rng.choice(kinds[rng.choice(list(kinds))])
         data = bytearray(files[path])
         if i % 4 == 0:
@@ -57,6 +59,7 @@ def test_a_thousand_flips_and_cuts_are_all_detected() -> None:
         assert any(p.path in (path, path.removesuffix(".sum") + ".sqlite") for p in problems), (path, problems)
         disk.write(path, files[path])
     assert verify(LOCATION, disk=disk) == []
+    note("damages", count, "parquet")
 
 
 def test_damage_on_a_real_disk_is_named(location: str) -> None:

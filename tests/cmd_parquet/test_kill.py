@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from parquet_models import T0, VENUE
+from tests.tally import amount, note
 
 from cmd_common.records import Trade
 from cmd_parquet import ParquetReader, ParquetWriter, verify
@@ -71,14 +72,16 @@ def check(location: str, confirmed: int) -> int:
     return len(found)
 
 
+@pytest.mark.parametrize("store", range(amount(1, 3)))
 @pytest.mark.parametrize("mode", ["journal", "roll", "batch"])
-def test_kill_at_any_moment_loses_nothing_confirmed(location: str, mode: str) -> None:
-    rng = random.Random(mode)
+def test_kill_at_any_moment_loses_nothing_confirmed(location: str, mode: str, store: int) -> None:
+    rng = random.Random(f"{mode} {store}")
     confirmed = 0
     for _ in range(7):
         child = spawn(location, confirmed, mode)
         confirmed = max(confirmed, confirmed_at_kill(child, rng.randrange(1, 12)))
         confirmed = check(location, confirmed)
+        note("kills", 1, "parquet")
     with ParquetWriter(location):
         pass
     assert check(location, confirmed) == confirmed

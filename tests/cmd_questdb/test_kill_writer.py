@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 from questdb_server import QuestDBServer
+from tests.tally import amount, note
 from writer_tools import QUICK, conf_for, ids, writer_of
 
 WRITER_KILLS = 46
 SERVER_KILLS = 4
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("seed", range(1, 1 + amount(1, 1)))
 def test_fifty_random_kills_of_writer_or_server(
     questdb: QuestDBServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -88,3 +89,4 @@ def test_fifty_random_kills_of_writer_or_server(
     questdb.wait_applied(candles)
     keys = questdb.sql(f"SELECT open_time, venue, symbol, interval, source, state, close FROM {candles}")
     assert len(keys) == len({tuple(k[:5]) for k in keys}), sorted(keys)
+    note("kills", kills, "questdb")

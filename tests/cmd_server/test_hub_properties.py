@@ -7,8 +7,9 @@ from typing import Any
 from hub_world import T0, Reader, S, delta, quote, same, snapshot, status, trade, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from msgspec.structs import replace
+from tests.tally import CountedSteps, amount
 
 from cmd_common.orderbook import OrderBook
 from cmd_common.records import Record, Trade
@@ -32,7 +33,7 @@ TOPICS = (
 SLACK = 64  # messages between two looks at the queues
 
 
-class HubMachine(RuleBasedStateMachine):
+class HubMachine(CountedSteps):
     readers: list[Reader]
 
     @initialize(replay=st.sampled_from([0, 3, 50]), early=st.booleans())
@@ -183,9 +184,10 @@ class HubMachine(RuleBasedStateMachine):
             self.hub.detach(reader.client)
         self.hub.check()
         assert not any(stream.readers or stream.waiting for stream in self.hub.streams.values())
+        super().teardown()
 
 
-HubMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+HubMachine.TestCase.settings = settings(max_examples=amount(60, 150), stateful_step_count=30, deadline=None)
 TestHub = HubMachine.TestCase
 
 

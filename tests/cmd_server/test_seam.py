@@ -122,6 +122,44 @@ def test_a_gap_that_the_feed_tells_is_not_told_twice() -> None:
     assert seam.join() == [told, trade(15)]
 
 
+def lost(first: int, last: int, reason: str = "restart") -> Gap:
+    return Gap((first - 1) * S, (last + 1) * S, "v", "A", "trades", reason, "lost", first, last)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_gap_that_the_feed_tells_after_the_join_is_not_told_twice(apart: bool) -> None:
+    seam = Seam()
+    seam.stored([trade(n) for n in range(1, 11)])
+    assert seam.join() == []  # the live source was silent for longer than one waits
+    told, rest = [lost(11, 14)], [trade(15), trade(16)]
+    got = [*seam.live(told), *seam.live(rest)] if apart else list(seam.live([*told, *rest]))
+    assert got == [*told, *rest]
+    assert seam.gaps == 0
+
+
+def test_a_gap_of_another_stream_excuses_no_hole() -> None:
+    seam = Seam()
+    seam.stored([trade(n) for n in range(1, 11)])
+    seam.join()
+    other = Gap(S, 2 * S, "v", "B", "trades", "restart", "lost", 1, 2)
+    assert [type(r) for r in seam.live([other, trade(15)])] == [Gap, Gap, Trade]
+    assert seam.gaps == 1
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_gap_that_was_stored_before_live_data_is_taken_is_not_told_twice(joined: bool) -> None:
+    seam = Seam()
+    gap = lost(11, 14)
+    played = seam.stored([*[trade(n) for n in range(1, 11)], gap])
+    assert played[-1] == gap
+    got = [] if not joined else seam.join()
+    got = [*got, *seam.live([gap, trade(15)])]
+    if not joined:
+        got += seam.join()
+    assert got == [trade(15)]
+    assert (seam.repeats, seam.gaps) == (1, 0)
+
+
 def test_records_without_ids_are_told_apart_by_their_keys() -> None:
     seam = Seam()
     live = [trade(n, ts=7 * S, number=False) for n in (3, 4)]

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import pytest
 import wire_ways
-from hypothesis import find, given
+from hypothesis import find, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import invariant, rule
+from tests.tally import CountedSteps, amount
 
 from cmd_common.errors import CmdError
 from cmd_server import sendbuffer
@@ -187,7 +188,7 @@ def test_empty_writes_send_nothing() -> None:
     assert buffer.flush()
 
 
-class SendBufferMachine(RuleBasedStateMachine):
+class SendBufferMachine(CountedSteps):
     """Random writes and flushes against a network of moods; the model is a byte string."""
 
     def __init__(self) -> None:
@@ -222,6 +223,7 @@ class SendBufferMachine(RuleBasedStateMachine):
         assert self.buffer.waiting < 500 + 400
 
 
+SendBufferMachine.TestCase.settings = settings(max_examples=amount(100, 500), stateful_step_count=50, deadline=None)
 TestSendBufferMachine = SendBufferMachine.TestCase
 
 
@@ -241,8 +243,11 @@ def test_tiny_buffers_of_real_sockets(family: socket.AddressFamily) -> None:
         writes = [[rng.randbytes(rng.randrange(30_000)) for _ in range(rng.randrange(1, 4))] for _ in range(20)]
         got = bytearray()
 
+        full = threading.Event()  # a fast reader might never let the sender's buffer fill
+
         def read() -> None:
             sizes = random.Random(7)
+            full.wait(60)
             while data := theirs.recv(sizes.randrange(1, 9_000)):
                 got.extend(data)
 
@@ -254,6 +259,7 @@ def test_tiny_buffers_of_real_sockets(family: socket.AddressFamily) -> None:
                 taken = ours.send(data)
             except BlockingIOError:
                 eagain += 1
+                full.set()
                 raise
             partial += taken < len(data)
             return taken

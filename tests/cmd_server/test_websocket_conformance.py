@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.tally import note
 from ws_echo import ECHO, NoServer, talk
 
 from cmd_server import tcp
@@ -32,6 +33,7 @@ def judge(results: list[Any]) -> None:
     failed = [f"{r.case_id}: {r.behavior.value}, {r.behavior_close.value}: {r.result}" for r in results if not r.passed]
     assert not failed, "\n".join(failed)
     assert len(results) == CASES
+    note("conformance_cases", len(results), "websocket")
 
 
 def test_the_server_s_endpoint_conforms() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.tally import note
 
 PROGRAM = Path(__file__).with_name("serve_load.py")
 
@@ -114,3 +115,5 @@ def test_five_hundred_clients_of_which_some_stand_still(processes: Any, tmp_path
         assert client["trades"] == published["trades"], client
     for client in (*clients, *late):  # who stood still catches up by itself
         assert client["books"] == published["books"], client
+    note("connections", len(clients) + len(late), "at once")
+    note("connections", len(late), "stopped")

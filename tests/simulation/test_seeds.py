@@ -1,23 +1,18 @@
-"""Many seeds through the whole path; CMD_SIM_SEEDS says how many, CMD_RELIABILITY_JSON where the totals go.
+"""Many seeds through the whole path; CMD_SIM_SEEDS says how many, CMD_SIM_FROM where they begin.
 
-Seeds are run in chunks, so that pytest-xdist spreads them over the cores. Each chunk leaves its totals
-in a file beside the summary; the summary is their sum, whichever chunk ends last.
+Seeds are run in chunks, so that pytest-xdist spreads them over the cores. What they add up to goes where the totals of all
+tests go (``tests.tally``).
 """
 
-import json
-import os
 import random
-import uuid
-from pathlib import Path
 
 import pytest
 import sim_run
 from sim_chunks import CHUNKS, SEEDS, TWICE, chunk_of
 from sim_options import expand, simpler
+from tests.tally import note
 
 from cmd_common.testing.simulation import Summary, Violation, shrink
-
-REPORT = os.environ.get("CMD_RELIABILITY_JSON", "")
 
 
 def explained(seed, error):
@@ -40,7 +35,7 @@ def explained(seed, error):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_seeds(chunk, testrun_uid):
+def test_seeds(chunk):
     total = Summary()
     for seed in chunk_of(chunk, SEEDS, CHUNKS):
         try:
@@ -48,8 +43,7 @@ def test_seeds(chunk, testrun_uid):
         except Violation as error:
             pytest.fail(explained(seed, error), pytrace=False)
     assert total.seeds == len(chunk_of(chunk, SEEDS, CHUNKS))
-    if REPORT:
-        report(Path(REPORT), total, testrun_uid, chunk)
+    tell(total)
 
 
 @pytest.mark.parametrize("chunk", range(8))
@@ -58,44 +52,17 @@ def test_the_same_seed_gives_the_same_hash(chunk):
         random.seed(seed)  # what others do with the global generator changes nothing
         first = sim_run.run_options(expand(seed))[1]
         assert sim_run.run_options(expand(seed))[1] == first, f"seed {seed}"
+        note("same_seeds")
     assert len({sim_run.run_options(expand(s))[1] for s in range(3)}) == 3  # and different ones differ
 
 
-def report(path, total, run, chunk):
-    """Leave this chunk's totals, and write the sum of all chunks of this run."""
-    parts = path.parent / f"{path.name}.parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    for old in parts.glob("*.json"):
-        if not old.name.startswith(f"{run}-"):
-            old.unlink(missing_ok=True)
-    (parts / f"{run}-{chunk}.json").write_text(
-        json.dumps(
-            {
-                "seeds": total.seeds,
-                "kills": total.kills,
-                "virtual_seconds": total.virtual_seconds,
-                "stored": total.stored,
-                "faults": dict(total.faults),
-            }
-        )
-    )
-    seen: set[Path] = set()
-    while (found := set(parts.glob(f"{run}-*.json"))) != seen:  # another chunk may end while we sum up
-        seen = found
-        whole = Summary()
-        for part in sorted(found):
-            try:
-                data = json.loads(part.read_text())
-            except ValueError:
-                continue  # being written; that worker sums up again
-            whole.seeds += data["seeds"]
-            whole.kills += data["kills"]
-            whole.virtual_seconds += data["virtual_seconds"]
-            whole.stored += data["stored"]
-            whole.faults.update(data["faults"])
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps(whole.as_json(), indent=1) + "\n")
-        temporary.replace(path)
+def tell(total):
+    """Count what so many seeds were."""
+    note("seeds", total.seeds, "feeds and store")
+    note("virtual_hours", total.virtual_seconds / 3600, "feeds and store")
+    note("simulated_kills", total.kills, "feeds and store")
+    for kind, count in total.faults.items():
+        note("faults", count, kind)
 
 
 def test_all_fault_kinds_occur():

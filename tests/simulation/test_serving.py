@@ -10,6 +10,7 @@ import pytest
 import serve_sim
 from serve_sim import Plan, expand, simpler
 from sim_chunks import CHUNKS, SEEDS, TWICE, chunk_of
+from tests.tally import note
 
 from cmd_common.replica import BookReplica
 from cmd_common.testing.simulation import Summary, Violation, shrink
@@ -44,6 +45,11 @@ def test_seeds(chunk: int) -> None:
         except Violation as error:
             pytest.fail(f"seed {seed}: {explained(plan, error)}", pytrace=False)
     assert total.seeds == len(chunk_of(chunk, SEEDS, CHUNKS))
+    note("seeds", total.seeds, "server and clients")
+    note("virtual_hours", total.virtual_seconds / 3600, "server and clients")
+    note("simulated_kills", total.kills, "server and clients")
+    for kind, count in total.faults.items():
+        note("faults", count, kind)
 
 
 @pytest.mark.parametrize("chunk", range(4))

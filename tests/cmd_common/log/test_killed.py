@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from log_kit import in_order, records_of
+from tests.tally import amount, note
 
 from cmd_common.log import Follower, Logger, Record
 from cmd_common.log.layout import PAGE
@@ -49,7 +50,7 @@ def numbers(records: list[Record]) -> list[int]:
     return [int(r.values[0]) for r in records]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(amount(3, 24)))
 @pytest.mark.parametrize("thread", ["thread", "none"])
 @pytest.mark.parametrize("writer", ["pure", "native"])
 def test_all_that_was_logged_is_read(kind: str, tmp_path: Path, writer: str, thread: str, seed: int) -> None:
@@ -63,6 +64,7 @@ def test_all_that_was_logged_is_read(kind: str, tmp_path: Path, writer: str, thr
     assert all(r.checked for r in records) or writer == "pure"
     assert in_order(records)
     assert 0 <= time.time_ns() - records[-1].ts < 60_000_000_000
+    note("kills", 1, "log")
 
 
 @pytest.mark.parametrize("writer", ["pure", "native"])

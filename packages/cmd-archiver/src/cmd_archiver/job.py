@@ -71,6 +71,7 @@ class Summary(Struct):
     retries: int = 0
     limited: int = 0  # times that the exchange asked for a pause
     failures: list[str] = field(default_factory=list)
+    unreachable: int = 0  # of the failed ones, those whose server could not be reached
     interrupted: bool = False
 
 
@@ -254,6 +255,7 @@ class Archiver:
         self.summary.failures.append(f"{unit.file.key}: {error}")
         self._reporter.warn(f"{unit.file.venue}: {error}")
         if is_outage(error):
+            self.summary.unreachable += 1
             self._outages += 1
             if self._outages >= _OUTAGES:
                 self._abort(error)

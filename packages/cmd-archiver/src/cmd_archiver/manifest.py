@@ -232,6 +232,14 @@ class Manifest:
             ).fetchall()
         return [self._entry(row) for row in rows]
 
+    def by_stream(self, venue: str | None = None) -> list[tuple[str, str, str, str, str, Entry]]:
+        """All rows with venue, table, symbol, interval and first day, of one venue or all, by day."""
+        with self._errors():
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM files WHERE ? IS NULL OR venue = ? ORDER BY day, key, product", (venue, venue)
+            ).fetchall()
+        return [(str(r[2]), str(r[3]), str(r[4]), str(r[5]), str(r[6]), self._entry(r)) for r in rows]
+
     def close(self) -> None:
         """Close; calling it again does nothing."""
         self._db.close()

@@ -76,7 +76,7 @@ class PagesFile:
         for body in _frames(self._file):
             try:
                 self._note(_DECODE(body))
-            except msgspec.MsgspecError:  # another version of the records
+            except (msgspec.MsgspecError, UnicodeDecodeError):  # another version of the records
                 self.begin()
                 return
         self._file.truncate(self._file.tell())

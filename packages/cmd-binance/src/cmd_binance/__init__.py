@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cmd_common.archive import ArchiveSource
     from cmd_common.decoding import BookDecoder
     from cmd_common.emulation import Emulator, MarketSource
+    from cmd_common.history import HistorySource
     from cmd_common.sequence import SequenceRule
     from cmd_common.ticks import TickDecoder
 
@@ -69,6 +70,13 @@ class BinanceExchange:
         from .archive import BinanceArchive
 
         return BinanceArchive(self.market)
+
+    @cached_property
+    def backfill(self) -> HistorySource:
+        """The REST history that fills what a recording missed."""
+        from ._backfill import BinanceBackfill
+
+        return BinanceBackfill(self.market)
 
     def instruments_request(self, endpoints: Endpoints) -> HttpRequest:
         """The request for exchangeInfo."""

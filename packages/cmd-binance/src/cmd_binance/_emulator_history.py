@@ -52,7 +52,7 @@ def load_history(market: Market, lines: Iterable[tuple[int, Line]], listed: Sequ
             elif kind.startswith("kline_") and "@" not in kind:
                 k = KLINE.decode(split[1]).k
                 klines[symbol][k["i"], int(k["t"])] = k
-        except (msgspec.DecodeError, KeyError):
+        except (msgspec.DecodeError, KeyError, UnicodeDecodeError):
             continue
     return {s.symbol: _make(market, s.symbol, trades[s.symbol], aggs[s.symbol], klines[s.symbol], s) for s in listed}
 

@@ -182,7 +182,7 @@ class RecordedWorld:
             elif kind == "aggTrade":
                 agg = AGG.decode(data)
                 seen.traded(agg.p, agg.q)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return
 
     def _visit_rest(self, line: Line) -> None:
@@ -194,7 +194,7 @@ class RecordedWorld:
             return
         try:
             book = BOOK.decode(line.text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return
         if symbol is None:
             self._nameless[book.lastUpdateId] = line
@@ -215,7 +215,7 @@ class RecordedWorld:
         for symbol, seen in self._seen.items():
             try:
                 spans[symbol] = (seen.first_id, DEPTH.decode(seen.last_depth).u, seen.price)
-            except msgspec.DecodeError:  # no book updates, or none that can be read
+            except (msgspec.DecodeError, UnicodeDecodeError):  # no book updates, or none that can be read
                 continue
         for number, line in self._nameless.items():
             book = BOOK.decode(line.text)
@@ -278,7 +278,7 @@ class RecordedWorld:
             elif kind == "aggTrade":
                 agg = AGG.decode(data)
                 self._last_agg[symbol] = max(agg.a, self._last_agg.get(symbol, -1))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return items
         if self._klines.active:
             found = EVENT_TIME.search(data, 0, 200)
@@ -312,7 +312,7 @@ class RecordedWorld:
             return
         try:
             snapshot = BOOK.decode(line.text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return
         symbol = symbol or self._owners.get(snapshot.lastUpdateId)
         if symbol not in self._books:
@@ -596,6 +596,6 @@ def _read_info(path: str) -> bytes:
             body = file.read()
         if isinstance(msgspec.json.decode(body), dict):
             return body
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         pass
     raise UsageError(f"{path} holds no exchangeInfo", hint="give the JSON body of exchangeInfo, or a recording of it")

@@ -199,7 +199,7 @@ class EmulatedRest:
             elif many := self._one(query, "symbols"):
                 try:
                     wanted = msgspec.json.decode(many, type=list[str])
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, UnicodeDecodeError):
                     raise _Refusal(-1100, "Illegal characters found in parameter 'symbols'.") from None
         if self._world.exchange_info is not None:
             if wanted is None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .io import IReader
     from .orderbook import OrderBook
 
-__all__ = ["book_at"]
+__all__ = ["book_at", "last_snapshot"]
 
 _DAY = 86_400_000_000_000
 _LOOK_BACK = (_DAY // 24, _DAY, 7 * _DAY)
@@ -22,7 +22,7 @@ def book_at(reader: IReader, venue: str, symbol: str, ts: int) -> OrderBook | No
     None where there is no snapshot before ``ts``, where a gap that was not repaired lies between, or where updates
     belong to another epoch than the snapshot. Complexity: the updates since the snapshot.
     """
-    snapshot = _last_snapshot(reader, venue, symbol, ts)
+    snapshot = last_snapshot(reader, venue, symbol, ts)
     if snapshot is None or _broken(reader, venue, symbol, snapshot.ts_event, ts):
         return None
     from .orderbook import OrderBook
@@ -51,7 +51,7 @@ def book_at(reader: IReader, venue: str, symbol: str, ts: int) -> OrderBook | No
     return book
 
 
-def _last_snapshot(reader: IReader, venue: str, symbol: str, ts: int) -> BookSnapshot | None:
+def last_snapshot(reader: IReader, venue: str, symbol: str, ts: int) -> BookSnapshot | None:
     """The last snapshot at or before ``ts``, looked for in growing steps back."""
     for back in (*_LOOK_BACK, None):
         found: BookSnapshot | None = None

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from .records import Record
 
 __all__ = [
+    "EXIT_BUSY",
     "EXIT_FAILED",
     "EXIT_GAPS",
     "EXIT_OK",
+    "EXIT_UNREACHABLE",
     "EXIT_USAGE",
     "AggregateOptions",
     "ArchiveOptions",
@@ -33,18 +35,22 @@ __all__ = [
     "LiveSource",
     "LogReporter",
     "RecordOptions",
+    "RepairOptions",
     "ReplayOptions",
     "Reporter",
     "Result",
     "ServeOptions",
     "SizeOptions",
     "SymbolsOptions",
+    "VerifyOptions",
 ]
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_GAPS = 3  # done, but data is missing
+EXIT_BUSY = 4  # another process does the same
+EXIT_UNREACHABLE = 5  # the exchange could not be asked
 
 
 class Result(Struct):
@@ -146,6 +152,41 @@ class ArchiveOptions(Struct, frozen=True):
     proxy: str = ""
     source: str = "auto"  # auto, files or rest: auto takes files where the exchange publishes them, else REST
     from_files: tuple[str, ...] = ()  # paths of local dumps instead of the exchange's own server
+    since_last: bool = (
+        False  # up to yesterday, from the oldest day of late that is not done; date.min: no start is given
+    )
+
+
+class VerifyOptions(Struct, frozen=True):
+    """``verify``: what of a store is complete; ``end`` is exclusive, empty words mean everything that it holds."""
+
+    store: str
+    venues: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()  # the exchange's own names
+    tables: tuple[str, ...] = ()
+    start: date | None = None
+    end: date | None = None
+    html: str = ""  # a file for the report
+    offline: bool = False  # ask no exchange
+    compare: bool = True  # candles with trades
+    write_gaps: bool = False  # what is missing and not in the ledger becomes a Gap of reason verify
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    proxy: str = ""
+
+
+class RepairOptions(Struct, frozen=True):
+    """``repair``: fetch what ``verify`` finds missing, where the exchange has it; ``end`` is exclusive."""
+
+    store: str
+    venues: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    start: date | None = None
+    end: date | None = None
+    dry_run: bool = False
+    recheck: bool = False  # archive again what the exchange has replaced
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    proxy: str = ""
 
 
 class ReplayOptions(Struct, frozen=True):
@@ -178,17 +219,19 @@ class SymbolsOptions(Struct, frozen=True):
 
 
 class ExportOptions(Struct, frozen=True):
-    """``store export``: rows of a store into files."""
+    """``export``: rows of a store into files."""
 
     store: str
     tables: tuple[str, ...]
-    target: str  # a file for one table, or a folder: TABLE.parquet and so on in it
-    format: str = ""  # parquet, csv or arrow; empty: by the file's name
+    target: str  # a file for one table, or a folder: TABLE.parquet, SYMBOL.npz and so on in it
+    format: str = ""  # parquet, csv, arrow, hftbacktest or nautilus; empty: by the file's name
     venue: str = ""
     symbols: tuple[str, ...] = ()  # the exchange's own names, or unified names of aggregated_books
     start: int | None = None  # ns, inclusive
     end: int | None = None  # ns, exclusive
     force: bool = False  # replace files that are there
+    latency: int = 0  # ns from exchange to us where no receive time is known, for hftbacktest and nautilus
+    instrument_id: str = ""  # of the one symbol, for nautilus; empty: as its own adapters name it
 
 
 class SizeOptions(Struct, frozen=True):

@@ -116,6 +116,7 @@ def _reasons() -> Iterator[Reason]:
     yield Reason("bad_file", "archive", "lost", "the exchange's file is damaged")
     yield Reason("out_of_reach", "archive", "lost", "the exchange no longer answers for days so old")
     yield Reason("not_served", "archive", "lost", "the exchange did not answer for it")
+    yield Reason("verify", "archive", "lost", "cmd-cli verify found it missing, and no gap told of it")
 
 
 REASONS: Final[Mapping[str, Reason]] = {r.name: r for r in _reasons()}

@@ -139,7 +139,7 @@ class Instrument(Struct, frozen=True):
         fields["contract_size"] = record.contract_size or None
         try:
             return msgspec.convert(fields, Instrument)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeDecodeError) as error:
             raise DataError(f"instrument {record.venue}:{record.symbol} is malformed: {error}") from error
 
 
@@ -353,7 +353,7 @@ class ReferenceData:
                     hint="delete the file; it is written again from the exchange",
                 )
             file = msgspec.json.decode(data, type=_File)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StoreError(f"reference data in {path} is damaged: {error}", hint="delete the file") from error
         if allocator is not None:
             return cls((e.instrument for e in file.instruments), allocator=allocator)

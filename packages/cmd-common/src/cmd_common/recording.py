@@ -128,8 +128,13 @@ class Recording:
                     continue
                 received, src, extra, text = found.groups()
                 url = found_url[1] if extra and (found_url := _URL.search(extra)) else None
+                try:
+                    line = Line(int(received) if received is not None else None, src, _unescape(url), text)
+                except ValueError:  # an escape that is none, a time of thousands of digits
+                    self.bad_lines += 1
+                    continue
                 self.lines += 1
-                yield Line(int(received) if received is not None else None, src, _unescape(url), text)
+                yield line
 
 
 class _ZstdFile(io.RawIOBase):

@@ -505,7 +505,7 @@ def _read_reference(path: str, bodies: dict[str, bytes]) -> bytes:
             plain = file.read()
         msgspec.json.decode(plain, type=msgspec.Raw)
         return plain
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise UsageError(
             f"{path} holds no reference data",
             hint="give the JSON body of the exchange's instruments, or a recording of it",

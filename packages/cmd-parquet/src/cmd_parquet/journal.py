@@ -158,7 +158,7 @@ def rows_of(payload: bytes, path: str) -> tuple[int, str, list[tuple[Any, ...]]]
             return None
         table = _PEEK.decode(payload)[1]
         return row_decoder(table).decode(payload)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise StoreError(f"journal {path} holds rows that the schema does not know: {error}") from error
 
 
@@ -226,7 +226,7 @@ def first_order(data: bytes) -> int | None:
             break
         try:
             return _HEADER.decode(payload).order
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
     return None
 

@@ -276,7 +276,7 @@ def read_manifest(path: str) -> Backup:
             made = msgspec.json.decode(f.read(), type=Backup)
     except FileNotFoundError:
         raise StoreError(f"{path} is not a whole copy of a QuestDB store", hint=f"it has no {_MANIFEST}") from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{os.path.join(path, _MANIFEST)} cannot be read: {error}") from error
     return msgspec.structs.replace(made, path=path)
 

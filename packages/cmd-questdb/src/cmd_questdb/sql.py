@@ -151,7 +151,7 @@ class SqlClient:
         body = self._get("/exec", {"query": sql}, sql, timeout, again=reads)
         try:
             answer = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise ServerAway(f"{self.conf.shown} answered no JSON: {_words(body)}", hint="is it QuestDB?") from None
         if "error" in answer:  # a failure after the first rows were sent
             raise self._refused(answer, sql)
@@ -193,7 +193,7 @@ class SqlClient:
         body = self._get("/settings", {}, "", None, again=True)
         try:
             return cast("dict[str, Any]", msgspec.json.decode(body))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise ServerAway(f"{self.conf.shown} answered no JSON: {_words(body)}", hint="is it QuestDB?") from None
 
     def version(self) -> str:
@@ -332,7 +332,7 @@ class SqlClient:
             )
         try:
             answer = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             answer = None
         if isinstance(answer, dict) and "error" in answer:
             if status >= 500 and "query" not in answer:

@@ -150,7 +150,7 @@ def _words(text: str) -> str:
     if text.startswith("{"):
         try:
             answer = msgspec.json.decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             answer = None
         if isinstance(answer, dict) and isinstance(answer.get("message"), str):
             text = answer["message"]

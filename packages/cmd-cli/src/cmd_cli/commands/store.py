@@ -9,13 +9,14 @@ import click
 
 from cmd_cli.command import Cmd, Run, flag
 
+from .export import export, tables, words
+
 if TYPE_CHECKING:
     from cmd_common.io import Finding
 
 __all__ = ["ACTIONS", "command"]
 
 ACTIONS: Final = ("status", "check", "migrate", "backup", "restore", "convert", "export", "size")
-_OF_TYPES: Final = {"book": ("book_snapshots", "book_deltas"), "aggregate": ("aggregated_books",)}
 _DAY: Final = 86_400_000_000_000
 # Options beyond --store that an action takes; another one is refused, not passed over.
 _TAKES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -40,7 +41,7 @@ def _store(action: str, **flags: Any) -> int:
             raise UsageError(f"store {action} takes no --{name.rstrip('_').replace('_', '-')}")
     run = Run("", flags)
     if action == "export":
-        return _export(run, flags)
+        return export(run, flags)
     if action == "size":
         return _size(run, flags)
     with run.output() as output, open_admin(_url(run)) as admin:
@@ -59,7 +60,7 @@ def _store(action: str, **flags: Any) -> int:
             done = admin.restore(source, flags["to"] or "", force=bool(flags["force"]), reporter=output)
         else:
             done = admin.convert(
-                _tables(flags["types"]),
+                tables(flags["types"]),
                 older=_time(flags["older"] or ("0d" if flags["back"] else "30d"), "older"),
                 back=bool(flags["back"]),
                 dry_run=bool(flags["dry_run"]),
@@ -102,50 +103,6 @@ def _time(text: str, name: str) -> int:
         raise UsageError(f"--{name} {text!r} is not a time", hint="write it as 30d, 36h or 90m") from None
 
 
-def _tables(names: Sequence[str]) -> tuple[str, ...]:
-    """Tables from names of tables and record types, as ``record --types`` has them."""
-    from cmd_common.errors import UnknownNameError
-    from cmd_common.schema import TABLES
-    from cmd_common.symbols import nearest
-
-    chosen: list[str] = []
-    for name in (part for word in names for part in word.split(",") if part):
-        if name not in TABLES and name not in _OF_TYPES:
-            known = [*TABLES, *_OF_TYPES]
-            near = nearest(name, known)
-            raise UnknownNameError("type", name, near, hint="" if near else f"types are: {', '.join(known)}")
-        chosen += _OF_TYPES.get(name, (name,))
-    return tuple(dict.fromkeys(chosen))
-
-
-def _words(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(part for word in names for part in word.split(",") if part)
-
-
-def _export(run: Run, flags: Mapping[str, Any]) -> int:
-    from cmd_cli import values
-    from cmd_common.commands import ExportOptions, Result
-    from cmd_common.errors import UsageError
-    from cmd_common.registry import command as implementation
-
-    if len(flags["exchange"]) > 1:
-        raise UsageError("rows of one exchange or of all are exported", hint="give one --exchange, or none")
-    options = ExportOptions(
-        store=_url(run),
-        tables=_tables(flags["types"]),
-        target=flags["to"] or "",
-        format=flags["format"] or "",
-        venue=(_words(flags["exchange"]) or ("",))[0],
-        symbols=_words(flags["symbols"]),
-        start=values.instant(flags["start"], "start") if flags["start"] else None,
-        end=values.instant(flags["end"], "end") if flags["end"] else None,
-        force=bool(flags["force"]),
-    )
-    with run.output() as output:
-        result: Result = implementation("export")(options, output)
-        return output.finish(result)
-
-
 def _size(run: Run, flags: Mapping[str, Any]) -> int:
     from cmd_cli import values
     from cmd_common.commands import Result, SizeOptions
@@ -153,14 +110,14 @@ def _size(run: Run, flags: Mapping[str, Any]) -> int:
     from cmd_common.registry import command as implementation
     from cmd_common.registry import names as registered
 
-    symbols = _words(flags["symbols"])
+    symbols = words(flags["symbols"])
     if not symbols:
         raise UsageError("no symbols are given", hint="--symbols 20, or their names")
     keep, keep_of = _keeps(flags["keep"] or "365d")
     number, names = values.number_or_names(",".join(symbols))
     options = SizeOptions(
         symbols=len(names) or number,
-        types=_tables(flags["types"]) or ("trades", "candles"),
+        types=tables(flags["types"]) or ("trades", "candles"),
         keep=keep,
         keep_of=keep_of,
         rows_per_day=_rates(flags["rows_per_day"]),
@@ -178,10 +135,10 @@ def _keeps(text: str) -> tuple[int, dict[str, int]]:
     """``365d,book=7d``: for all tables, and for some."""
     keep = _time("365d", "keep")
     keep_of: dict[str, int] = {}
-    for word in _words([text]):
+    for word in words([text]):
         name, equals, time = word.partition("=")
         if equals:
-            keep_of |= dict.fromkeys(_tables([name]), _time(time, "keep"))
+            keep_of |= dict.fromkeys(tables([name]), _time(time, "keep"))
         else:
             keep = _time(word, "keep")
     return keep, keep_of
@@ -191,7 +148,7 @@ def _rates(given: Sequence[str]) -> dict[str, float]:
     from cmd_common.errors import UsageError
 
     rates: dict[str, float] = {}
-    for word in _words(given):
+    for word in words(given):
         name, equals, number = word.partition("=")
         try:
             rate = float(number)
@@ -199,7 +156,7 @@ def _rates(given: Sequence[str]) -> dict[str, float]:
             rate = -1.0
         if not equals or not 0 <= rate < float("inf"):
             raise UsageError(f"--rows-per-day {word!r} is not TYPE=NUMBER", hint="for example trades=500000")
-        for table in _tables([name]):
+        for table in tables([name]):
             rates[table] = rate
     return rates
 
@@ -211,7 +168,7 @@ command = Cmd(
     "  status   what it is and holds      check    what is wrong with it; exit code 1 with findings\n"
     "  migrate  create or update tables   backup   a consistent copy while rows are written\n"
     "  restore  a store from a copy       convert  old partitions to their dense form\n"
-    "  export   rows into files           size     which disk, memory and machine a load needs",
+    "  export   cmd-cli export            size     which disk, memory and machine a load needs",
     examples=[
         ("what a store holds", "cmd-cli store status --store parquet:data"),
         ("every byte checked, for a script", "cmd-cli store check --store parquet:data --json"),
@@ -252,9 +209,7 @@ command = Cmd(
         ),
         click.Option(["--start"], metavar="TIME", help="export: rows from this time or day on, UTC"),
         click.Option(["--end"], metavar="TIME", help="export: rows before this time or day, UTC"),
-        click.Option(
-            ["--format"], metavar="WORD", help="export: parquet, csv or arrow [default: by the name, else parquet]"
-        ),
+        click.Option(["--format"], metavar="WORD", help="export: as for cmd-cli export"),
         click.Option(
             ["--keep"], metavar="TIME", help="size: how long rows are kept, such as 365d,book=7d [default 365d]"
         ),
@@ -265,6 +220,6 @@ command = Cmd(
         ),
     ],
     notes="backup needs root=DIR; in the store, the server's root folder on this host, and leaves no checkpoint behind\n"
-    "even when it is killed. restore is for a server that is stopped; start it afterwards.\n"
+    "even when it is killed. restore is for a server that is stopped; start it afterwards. A Parquet store needs neither.\n"
     "Exit codes: 0 done, 1 failed or something is wrong, 2 wrong usage.",
 )

@@ -194,7 +194,7 @@ class Decoder:
             return
         try:
             self._declare(state, frame, where)
-        except (msgspec.MsgspecError, CmdError) as error:
+        except (msgspec.MsgspecError, CmdError, UnicodeDecodeError) as error:
             self.lost.append(Lost(where, f"declarations cannot be read: {error}"))
 
     def flush(self) -> Iterator[Batch]:
@@ -217,7 +217,7 @@ class Decoder:
                     state.session.start = _START.decode(frame.payload)
                 elif frame.kind in (EVENTS, SYMBOLS):
                     self._declare(state, frame, "ring")
-            except (msgspec.MsgspecError, CmdError):
+            except (msgspec.MsgspecError, CmdError, UnicodeDecodeError):
                 continue
 
     def _declare(self, state: SessionState, frame: Frame, where: str) -> None:

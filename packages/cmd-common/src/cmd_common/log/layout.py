@@ -174,5 +174,5 @@ def load_events(payload: bytes) -> list[Event]:
     try:
         found = msgspec.json.decode(payload, type=list[tuple[int, str, str, int]])
         return [parse(*row) for row in found]
-    except (msgspec.MsgspecError, UsageError) as error:
+    except (msgspec.MsgspecError, UsageError, UnicodeDecodeError) as error:
         raise DataError(f"declarations of events cannot be read: {error}") from error

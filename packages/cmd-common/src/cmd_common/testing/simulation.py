@@ -70,7 +70,7 @@ class EventLog:
 
 
 class Summary(Struct):
-    """Totals over seeds, as ``CMD_RELIABILITY_JSON`` reports them."""
+    """Totals over seeds."""
 
     seeds: int = 0
     kills: int = 0
