@@ -388,6 +388,52 @@ def test_a_silent_stream_that_speaks_later_is_reported() -> None:
     assert (gap.reason, gap.severity, gap.ts_from) == ("silence", "suspect", NOW)
 
 
+def speak_and_stop(wire: Wire, seconds: int, quiet: int) -> None:
+    """A trade a second, then none while quotes go on."""
+    for n in range(seconds + quiet):
+        if n < seconds:
+            wire.send(trade(n, T=wire.now // 1_000_000))
+        wire.send(quote((wire.now - NOW) // SECOND))
+        wire.tick()
+
+
+def test_a_stream_that_stops_is_missed_by_its_own_rate_and_ids_prove_that_nothing_is_missing() -> None:
+    wire = Wire(types=("trades", "quotes")).connect()
+    speak_and_stop(wire, 60, 29)
+    assert wire.statuses("silent") == []
+    speak_and_stop(wire, 0, 5)
+    (silent,) = wire.statuses("silent")
+    assert (silent.symbol, silent.record_type) == ("BTCUSDT", "trades")
+    (gap,) = wire.of(Gap)
+    assert (gap.reason, gap.severity, gap.record_type, gap.repaired_by) == ("silence", "suspect", "trades", "")
+    assert gap.ts_from == NOW + 59 * SECOND
+    wire.send(trade(60, T=wire.now // 1_000_000))  # the next id: nothing was traded
+    assert len(wire.statuses("heard")) == 1
+    (closed,) = (g for g in wire.of(Gap) if g.repaired_by)
+    assert (closed.repaired_by, closed.ts_from, closed.ts_to) == ("ids", gap.ts_from, gap.ts_to)
+    assert len(wire.of(Gap)) == 2
+
+
+def test_a_stream_that_stops_and_goes_on_behind_a_hole_has_a_gap_of_its_ids() -> None:
+    wire = Wire(types=("trades", "quotes")).connect()
+    speak_and_stop(wire, 60, 40)
+    wire.send(trade(70, T=wire.now // 1_000_000))
+    found = {(g.reason, g.repaired_by): g for g in wire.of(Gap)}
+    assert set(found) == {("silence", ""), ("silence", "ids"), ("trade_id", "")}
+    assert (found["trade_id", ""].first_id, found["trade_id", ""].last_id) == (60, 69)
+
+
+def test_a_stream_with_long_pauses_is_not_missed_in_one_more() -> None:
+    wire = Wire(types=("trades", "quotes")).connect()
+    for n in range(30):
+        speak_and_stop(wire, 0, 45)
+        wire.send(trade(n, T=wire.now // 1_000_000))
+    assert wire.statuses("silent") == []
+    speak_and_stop(wire, 0, 170)  # less than four times the longest pause
+    assert wire.statuses("silent") == []
+    assert wire.of(Gap) == []
+
+
 def test_silence_until_the_connection_ends_is_a_gap_too() -> None:
     wire = Wire(types=("trades",), options={"silence": "5"}).connect()
     for _ in range(10):

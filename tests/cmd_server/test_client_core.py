@@ -410,6 +410,14 @@ def test_a_template_of_a_newer_version_is_skipped() -> None:
     assert core.unknown == 1
 
 
+def test_a_gap_of_a_kind_of_a_newer_version_is_skipped() -> None:
+    core = ready("trades *")
+    before = core.unknown
+    assert feed(core, StreamGap(1, 200, 0, 2, 9, "slow")) == []
+    assert core.unknown == before + 1
+    core.check()
+
+
 def test_a_message_that_cannot_be_read_is_asked_for_again() -> None:
     core = ready()
     whole = codec.encode(trade(2), 1, 2)

@@ -81,6 +81,7 @@ class ExchangeFeed(CoinbaseFeed):
         self._loaded: dict[str, int] = {}  # when the last snapshot of a book came
         self._newest: dict[str, int] = {}  # time of the newest change of each book since its snapshot
         self._beats: dict[str, tuple[int, int, int]] = {}  # newest id, its time, when it was told; a match is missing
+        self._first_beats: dict[str, int] = {}  # newest id of the first heartbeat of a connection, by symbol
         super().__init__(market, name, url, subscription, types, symbols, instruments, endpoints)
         self._guard = int(self.number_option("guard", 10.0) * _SECOND)
         self._refresh = int(self.number_option("refresh", 3600.0) * _SECOND)
@@ -129,6 +130,7 @@ class ExchangeFeed(CoinbaseFeed):
     def _on_connected(self, now: int, out: Output) -> None:
         """Forget what belongs to one connection; ask for the status channel where it is wanted."""
         self._beats.clear()
+        self._first_beats.clear()
         self._newest.clear()
         self._states.clear()
         for guard in self._guards.values():
@@ -362,6 +364,7 @@ class ExchangeFeed(CoinbaseFeed):
         self._loaded.pop(symbol, None)
         self._newest.pop(symbol, None)
         self._beats.pop(symbol, None)
+        self._first_beats.pop(symbol, None)
 
 
 def _best_first(side: list[Level], descending: bool) -> list[Level]:

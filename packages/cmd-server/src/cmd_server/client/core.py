@@ -505,6 +505,9 @@ class ClientCore:
             self.failure = RefusedError(f"the server refused: {reject.text}", reject.code, hint=reject.hint)
 
     def _stream_gap(self, gap: StreamGap, items: list[Item]) -> None:
+        if gap.kind not in _KINDS:
+            self.unknown += 1  # of a newer version
+            return
         key = (gap.instrument_id, gap.kind, gap.view)
         stream = self._streams.get(key)
         if stream is None:
@@ -536,4 +539,5 @@ class ClientCore:
         assert not (self.ready and not self._greeted)
 
 
+_KINDS: Final = frozenset(int(kind) for kind in Kind)
 _PLAIN: Final = frozenset((int(Template.TRADE), int(Template.AGG_TRADE), int(Template.CANDLE), int(Template.GAP)))
