@@ -27,6 +27,7 @@ Data goes to stdout, words to stderr. `--json` makes stdout readable for program
 | `store` | the last line is the summary, one JSON object; `check`: `{"ok", "findings": [{"severity", "kind", "where", "what", "hint"}]}` |
 | `watch` | one JSON line a second and symbol |
 | `log` | `decode`, `tail`: one object a line; `stats`: one JSON object |
+| `doctor` | one JSON object, `{"state", "checks": [{"check", "state", "found", "todo"}]}` |
 | `config show`, `version` | one JSON object |
 
 The summary of `record` is `{"records": {table: n}, "gaps": n, "books": {"venue:symbol": {"state", "last_id",
@@ -35,7 +36,7 @@ The summary of `record` is `{"records": {table: n}, "gaps": n, "books": {"venue:
 | exit code | meaning |
 |---|---|
 | 0 | done; also after Ctrl-C or SIGTERM, once everything received is stored |
-| 1 | failed: the network, the store, a wrong checksum; `store check` found something |
+| 1 | failed: the network, the store, a wrong checksum; `store check` or `doctor` found something |
 | 2 | wrong usage; the message names the nearest match |
 | 3 | done, but data is missing: see table `gaps` |
 

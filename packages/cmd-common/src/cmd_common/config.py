@@ -216,6 +216,7 @@ def _serve() -> Iterator[Key]:
 
 
 def _others() -> Iterator[Key]:
+    yield from _shared("doctor", "exchange", "store", "endpoint", "proxy")
     yield from _shared("verify", "store", "endpoint", "proxy")
     yield from _shared("repair", "store", "endpoint", "proxy")
     yield from _shared("query", "store")
