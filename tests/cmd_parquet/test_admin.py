@@ -72,10 +72,6 @@ def test_what_a_folder_does_not_need_says_what_to_do_instead(store: str, tmp_pat
     reporter = LogReporter()
     with open_admin(store) as admin:
         assert admin.migrate(dry_run=False, reporter=reporter)["statements"] == 0
-        with pytest.raises(UsageError, match="copy the folder while no writer runs"):
-            admin.backup(str(tmp_path), keep=None, reporter=reporter)
-        with pytest.raises(UsageError, match="copy the folder back"):
-            admin.restore(str(tmp_path), "", force=False, reporter=reporter)
         with pytest.raises(UsageError, match="dense already"):
             admin.convert((), older=DAY, back=False, dry_run=False, reporter=reporter)
 

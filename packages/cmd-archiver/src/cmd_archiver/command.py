@@ -66,6 +66,10 @@ def run(options: ArchiveOptions, reporter: Reporter) -> Result:
     from cmd_feed.net import SystemNet
 
     clock = SystemClock()
+    if options.since_last:
+        from .since import run_since_last
+
+        return run_since_last(options, reporter, utc_day(clock.now()), run)
     check_days(options.start, options.end, utc_day(clock.now()))
     if options.parallel < 1:
         raise UsageError(f"parallel is {options.parallel}", hint="at least 1")

@@ -152,6 +152,9 @@ class ArchiveOptions(Struct, frozen=True):
     proxy: str = ""
     source: str = "auto"  # auto, files or rest: auto takes files where the exchange publishes them, else REST
     from_files: tuple[str, ...] = ()  # paths of local dumps instead of the exchange's own server
+    since_last: bool = (
+        False  # up to yesterday, from the oldest day of late that is not done; date.min: no start is given
+    )
 
 
 class VerifyOptions(Struct, frozen=True):

@@ -13,6 +13,7 @@ from msgspec import to_builtins
 
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, RecordOptions, Reporter, Result
 from cmd_common.errors import UsageError
+from cmd_common.service import ServiceManager
 from cmd_common.signals import done_before, finish_on_signals
 
 __all__ = ["record", "run"]
@@ -40,17 +41,21 @@ async def record(options: RecordOptions, reporter: Reporter) -> Result:
         raise UsageError("the duration is not positive", hint="write it as 30s, 5m or 2h")
     session = LiveSession(options, reporter)
     stop = asyncio.Event()
-    with finish_on_signals(stop.set, reporter):
-        started = await done_before(stop, session.start())
-        if started:
-            named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in session.symbols.items())
-            where = options.store or options.raw
-            reporter.info(f"recording {', '.join(options.types)} into {where}; symbols: {named}; Ctrl-C stops")
-            seconds = options.duration / 1e9 if options.duration is not None else None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await done_before(stop, session.wait())
-        await session.stop()
+    service = ServiceManager()
+    async with service.alive():
+        with finish_on_signals(stop.set, reporter):
+            started = await done_before(stop, session.start())
+            if started:
+                named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in session.symbols.items())
+                where = options.store or options.raw
+                reporter.info(f"recording {', '.join(options.types)} into {where}; symbols: {named}; Ctrl-C stops")
+                service.ready(f"recording {', '.join(options.types)} of {named}")
+                seconds = options.duration / 1e9 if options.duration is not None else None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await done_before(stop, session.wait())
+            service.stopping()
+            await session.stop()
     return _result(session, reporter)
 
 

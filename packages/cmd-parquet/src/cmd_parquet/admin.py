@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -81,15 +82,19 @@ class ParquetAdmin:
         return {"before": SCHEMA_VERSION, "after": SCHEMA_VERSION, "statements": 0, "dry_run": dry_run}
 
     def backup(self, target: str, *, keep: int | None, reporter: Reporter) -> Mapping[str, Any]:
-        """A Parquet store is a folder: there are better tools."""
-        raise UsageError(
-            "a Parquet store has no backup of its own",
-            hint="copy the folder while no writer runs, for example with rsync, or take a snapshot of its disk",
-        )
+        """Copy the store into a new folder in ``target`` while others write; see ``cmd_parquet.backup``."""
+        from .backup import backup
+
+        def progress(done: int, total: int) -> None:
+            reporter.progress("backup", done, total, unit="files")
+
+        return backup(self._location, target, datetime.now(UTC), keep=keep, progress=progress)
 
     def restore(self, source: str, target: str, *, force: bool, reporter: Reporter) -> Mapping[str, Any]:
-        """See ``backup``."""
-        raise UsageError("a Parquet store has no backup of its own", hint="copy the folder back")
+        """Copy a backup to ``target``, by default to where this store is; stop its writers first."""
+        from .backup import restore
+
+        return restore(self._location, source, target, force=force)
 
     def convert(
         self, tables: Sequence[str], *, older: int, back: bool, dry_run: bool, reporter: Reporter

@@ -28,6 +28,7 @@ from cmd_common.io import open_reader
 from cmd_common.records import BookSnapshot, InstrumentRecord, Record
 from cmd_common.seams import Clock, SystemClock
 from cmd_common.sequence import BookState
+from cmd_common.service import ServiceManager
 from cmd_common.signals import done_before, finish_on_signals
 
 from .health import HealthServer, json_answer, readiness
@@ -86,8 +87,9 @@ async def serve(
         await asyncio.to_thread(_look, options)
     serving = _Serving(options, reporter, make_source or registry.load("cmd.sources", "live"), clock or SystemClock())
     stop = asyncio.Event()
-    with finish_on_signals(stop.set, reporter):
-        return await serving.run(stop)
+    async with serving.service.alive():
+        with finish_on_signals(stop.set, reporter):
+            return await serving.run(stop)
 
 
 def _check(options: ServeOptions) -> None:
@@ -148,6 +150,7 @@ class _Serving:
         )
         self.meter = FeedMeter()
         self.phase = "starting"
+        self.service = ServiceManager()
         self.source: LiveSource | None = None
         if _live_follows(options):
             self.source = make_source(options.source, reporter)
@@ -190,6 +193,7 @@ class _Serving:
             )
             named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in selection.items())
             self.reporter.info(f"serving {', '.join(source.types)}; symbols: {named}; Ctrl-C stops")
+            self.service.ready(f"serving {', '.join(source.types)} of {named}")
             seconds = source.duration / 1e9 if source.duration is not None else None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -199,6 +203,7 @@ class _Serving:
                 raise  # nothing was served yet
             self.error = error
         finally:
+            self.service.stopping()
             if entered and self.source is not None:
                 await self.source.__aexit__(None, None, None)
             await self.server.close(drain=_DRAIN_AT_END if ended else _DRAIN)

@@ -10,13 +10,24 @@ ARCHIVE_TYPES = ("trades", "agg_trades", "candles")
 
 
 def _archive(**flags: object) -> int:
+    from datetime import date
+
     from cmd_cli import values
     from cmd_common.commands import ArchiveOptions, Result
+    from cmd_common.errors import UsageError
     from cmd_common.registry import command as implementation
 
     run = Run("archive", flags)
     venues = values.exchanges(run.get("exchange"), run.get("symbols"))
-    start, end = values.days(run.get("start"), run.get("end"))
+    since_last = run.get("since-last")
+    if since_last and (run.get("end") or run.get("from-file")):
+        raise UsageError(
+            "--since-last ends with yesterday and asks the exchange", hint="leave out --end and --from-file"
+        )
+    if since_last and not run.get("start"):
+        start = end = date.min
+    else:
+        start, end = values.days(run.get("start"), run.get("end"))
     options = ArchiveOptions(
         exchanges=venues,
         symbols=values.selectors(run.get("symbols"), venues),
@@ -35,6 +46,7 @@ def _archive(**flags: object) -> int:
         proxy=run.get("proxy"),
         source=run.get("source"),
         from_files=tuple(run.get("from-file")),
+        since_last=since_last,
     )
     with run.output() as output:
         result: Result = implementation("archive")(options, output)
@@ -52,6 +64,10 @@ command = Cmd(
             " --start 2024-08-08 --end 2024-08-09 --store parquet:data",
         ),
         (
+            "every day, for cron",
+            "cmd-cli archive --exchange binance-spot --types trades --symbols BTCUSDT --since-last --store parquet:data",
+        ),
+        (
             "what would be downloaded",
             "cmd-cli archive --exchange binance-spot --types trades --symbols BTCUSDT,ETHUSDT"
             " --start 2024-08-08 --end 2024-08-09 --store parquet:data --dry-run",
@@ -63,6 +79,7 @@ command = Cmd(
         flag("archive", "types", metavar="TYPE", note=", ".join(ARCHIVE_TYPES)),
         flag("archive", "start", metavar="DAY"),
         flag("archive", "end", metavar="DAY"),
+        flag("archive", "since-last"),
         flag("archive", "store", metavar="KIND:PATH"),
         flag("archive", "interval", metavar="INTERVAL"),
         flag("archive", "candles"),
@@ -79,5 +96,6 @@ command = Cmd(
     notes="Where an exchange publishes no bulk files (or lacks one), its REST history is asked, within its limits and reach.\n"
     "--exchange kraken --from-file Kraken_Trading_History.zip reads a dump that was downloaded by hand.\n"
     "Days are inclusive. Killed at any moment and run again, it ends with the same rows. Exit codes: 0 done,\n"
-    "1 failed (a wrong checksum too), 2 wrong usage, 3 done with gaps (a missing day too).",
+    "1 failed (a wrong checksum too), 2 wrong usage, 3 done with gaps (a missing day too); with --since-last also\n"
+    "4 another run works on the store, 5 the exchange could not be reached. Every day by itself: docs/deploy.md.",
 )

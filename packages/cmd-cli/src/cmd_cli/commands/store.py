@@ -220,6 +220,6 @@ command = Cmd(
         ),
     ],
     notes="backup needs root=DIR; in the store, the server's root folder on this host, and leaves no checkpoint behind\n"
-    "even when it is killed. restore is for a server that is stopped; start it afterwards.\n"
+    "even when it is killed. restore is for a server that is stopped; start it afterwards. A Parquet store needs neither.\n"
     "Exit codes: 0 done, 1 failed or something is wrong, 2 wrong usage.",
 )

@@ -1,0 +1,1 @@
+"""Running unattended: units of systemd, entries of cron, and what they need around them."""
