@@ -125,9 +125,19 @@ def network(venues: Sequence[str], endpoints: Mapping[str, str], proxy: str) -> 
         host = urlsplit(asked[venue][0].url).netloc.rpartition("@")[2]
         yield doctor.endpoint(venue, host, answer.response, answer.kind, answer.error)
         if answer.response is not None and answer.response.status < 400:
-            yield doctor.clock(venue, doctor.offset(venue, answer.response, answer.sent, answer.received))
+            offset = doctor.offset(venue, answer.response, answer.sent, answer.received)
+            yield doctor.clock(venue, offset, local=_loopback(urlsplit(asked[venue][0].url).hostname or ""))
             used = exchange.used_weight(answer.response)
             yield doctor.budget(venue, used, exchange.limits.weight_per_minute)
+
+
+def _loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def listeners(addresses: Mapping[str, str]) -> Iterator[Line]:

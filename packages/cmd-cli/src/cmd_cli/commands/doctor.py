@@ -93,5 +93,5 @@ command = Cmd(
     notes="With the network: cmd-cli doctor --exchange binance-spot --store parquet:data\n"
     "Each line is ok, warn or fail. Exit code 1 if one fails; a warning alone is 0. The clock is ok below 250 ms and\n"
     "fails from 1 s on, beyond the uncertainty, which is half the round trip (and half a second where an exchange tells\n"
-    "whole seconds). The disk is measured with a file of 8 MiB that has no name.",
+    "whole seconds); a server of this machine, such as a replay, is a warning at most. The disk is measured with a file of 8 MiB that has no name.",
 )
