@@ -27,6 +27,8 @@ Data goes to stdout, words to stderr. `--json` makes stdout readable for program
 | `store` | the last line is the summary, one JSON object; `check`: `{"ok", "findings": [{"severity", "kind", "where", "what", "hint"}]}` |
 | `watch` | one JSON line a second and symbol |
 | `log` | `decode`, `tail`: one object a line; `stats`: one JSON object |
+| `verify`, `repair` | the last line is the summary, one JSON object; `verify`: `days` holds the verdicts and findings |
+| `doctor` | one JSON object, `{"state", "checks": [{"check", "state", "found", "todo"}]}` |
 | `config show`, `version` | one JSON object |
 
 The summary of `record` is `{"records": {table: n}, "gaps": n, "books": {"venue:symbol": {"state", "last_id",
@@ -35,9 +37,12 @@ The summary of `record` is `{"records": {table: n}, "gaps": n, "books": {"venue:
 | exit code | meaning |
 |---|---|
 | 0 | done; also after Ctrl-C or SIGTERM, once everything received is stored |
-| 1 | failed: the network, the store, a wrong checksum; `store check` found something |
+| 1 | failed: the network, the store, a wrong checksum; `store check` or `doctor` found something |
 | 2 | wrong usage; the message names the nearest match |
-| 3 | done, but data is missing: see table `gaps` |
+| 3 | done, but data is missing: see table `gaps`; `verify`: something is missing, or may be |
+| 4 | another process does the same: `archive --since-last`, `repair` |
+| 5 | an exchange could not be reached: `archive --since-last`, `repair`; run it again later |
+| 6 | `verify`: the store contradicts itself, or what was archived |
 
 An error is one line, `cmd-cli: error: what is wrong; what to do next`. `--log-level debug` shows the log, and the
 traceback of an internal error. Colours obey `NO_COLOR`.

@@ -213,6 +213,7 @@ def _others() -> Iterator[Key]:
         example='"https://example.org/hook"',
     )
     yield Key("deploy", "webhook-file", "text", "file that holds the webhook's URL", "", example='"/etc/cmd/webhook"')
+    yield from _shared("doctor", "exchange", "store", "endpoint", "proxy")
     yield from _shared("verify", "store", "endpoint", "proxy")
     yield from _shared("repair", "store", "endpoint", "proxy")
     yield from _shared("query", "store")
