@@ -326,3 +326,14 @@ def test_lines_of_any_simple_document(values: dict[str, str]) -> None:
 def test_secrets_of_a_store_are_not_shown(store: str, shown: str) -> None:
     assert mask(store) == shown
     assert mask({"store": [store]}) == {"store": [shown]}
+
+
+@given(
+    st.text("abcxyzQ0189@!$-_", min_size=1, max_size=20).map(lambda t: f"5ecret{t}"),
+    st.sampled_from(["api-secret", "apiKey", "signing_key", "passphrase", "PASSWORD", "token"]),
+)
+def test_no_secret_is_in_what_is_shown(secret: str, name: str) -> None:
+    hidden = mask({name: secret, "proxy": f"http://user:{secret}@proxy:3128", "other": [f"x::addr=h;token={secret};"]})
+    assert "5ecret" not in str(hidden)
+    assert "proxy:3128" in hidden["proxy"]
+    assert mask({"depth": "20", "token-file": "/etc/token"}) == {"depth": "20", "token-file": "/etc/token"}

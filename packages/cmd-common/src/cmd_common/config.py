@@ -44,6 +44,7 @@ __all__ = [
 
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)(?:\.(\d{1,9}))?s)?(?:(\d+)ms)?")
 _ADDRESSES: Final = re.compile(r",(?=[a-z][a-z0-9]*:)")  # between two addresses
+_SECRET: Final = re.compile(r"(?i)secret|password|passphrase|token(?!.?file)|key$")  # names of settings of an exchange
 _DURATION_HINT: Final = "write it as 30s, 5m, 1h30m or 500ms"
 
 
@@ -383,9 +384,9 @@ def mask(value: Any) -> Any:
     """Hide passwords in URLs and in settings of a store, in text or in a collection of texts."""
     if isinstance(value, str):
         value = re.sub(r"\b(password|token)=(?:[^;]|;;)+", r"\1=********", value)
-        return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:********@", value)
+        return re.sub(r"(://[^/@:\s]*):[^/\s]+@", r"\1:********@", value)
     if isinstance(value, dict):
-        return {k: mask(v) for k, v in value.items()}
+        return {k: "********" if v and _SECRET.search(str(k)) else mask(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [mask(v) for v in value]
     return value
