@@ -127,4 +127,4 @@ if [ -n "$prefix" ]; then where=(--root "$prefix"); elif [ "$start" = 0 ]; then 
 if "$CLI" doctor --help >/dev/null 2>&1; then
   "$CLI" doctor --config "$CONFIG" || die "everything is installed, and doctor has found what will not work"
 fi
-say "done: $CLI status, journalctl -u '$NAME-*', upgrade.sh, uninstall.sh"
+say "done: $CLI doctor, journalctl -u '$NAME-*', upgrade.sh, uninstall.sh"
