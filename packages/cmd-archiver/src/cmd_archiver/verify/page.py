@@ -31,7 +31,7 @@ table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.25rem .
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em;vertical-align:-.05em}
 .legend span{margin-right:1.2rem;white-space:nowrap}
-.n,.d{white-space:nowrap}.scroll{overflow-x:auto}svg text{fill:var(--text);font:10px system-ui,sans-serif}
+.n,.d{white-space:nowrap}.w{min-width:16rem}.scroll{overflow-x:auto}svg text{fill:var(--text);font:10px system-ui,sans-serif}
 .empty{fill:var(--soft)}details{margin:.4rem 0}summary{cursor:pointer}
 """
 
@@ -99,7 +99,7 @@ def _calendar(found: list[Day]) -> str:
     first, last = min(by_day), max(by_day)
     begin = first - timedelta(days=first.weekday())
     weeks = (last - begin).days // 7 + 1
-    width, height = weeks * _CELL + 40, 7 * _CELL + 22
+    width, height = max(weeks * _CELL + 40, 100), 7 * _CELL + 22  # room for the name of a month
     out = [f"<svg class='calendar' width='{width}' height='{height}' role='img' aria-label='verdict of each day'>"]
     out += [f"<text x='0' y='{20 + n * _CELL + 9}'>{name}</text>" for n, name in ((0, "Mon"), (2, "Wed"), (4, "Fri"))]
     labelled = -4
@@ -153,7 +153,7 @@ def _findings(found: list[Day]) -> str:
             lines.append(
                 f"<tr><td class='d'>{day.day}</td><td class='d'>{_key(one.verdict)}{one.verdict}</td>"
                 f"<td title='{escape(KINDS[one.kind].meaning, quote=True)}'>{one.kind}</td><td>{escape(one.reason)}</td>"
-                f"<td class='d'>{_clock(one.ts_from)}</td><td class='d'>{_clock(one.ts_to)}</td><td class='d'>{ids}</td><td>{escape(one.detail)}</td>"
+                f"<td class='d'>{_clock(one.ts_from)}</td><td class='d'>{_clock(one.ts_to)}</td><td class='d'>{ids}</td><td class='w'>{escape(one.detail)}</td>"
                 f"<td>{published}</td></tr>"
             )
     if not lines:
