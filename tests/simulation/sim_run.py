@@ -195,15 +195,17 @@ class LightBackend:
 class Run:
     """One world. ``execute`` runs it to its end and raises Violation when a property does not hold."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(
+        self, options: Options, start: int = START, *, limit: int = 6 * 3600 * SECOND, steps: int = 400_000
+    ) -> None:
         self.options = options
         self.rng = random.Random(f"run {options.seed}")
         self.log = EventLog()
-        self.loop = VirtualLoop(limit=6 * 3600 * SECOND, steps=400_000)
-        self.clock = VirtualClock(self.loop, START)
+        self.loop = VirtualLoop(limit=limit, steps=steps)
+        self.clock = VirtualClock(self.loop, start)
         self.venue = f"binance-{options.market}"
         self.exchange = registry.exchange(self.venue)
-        self.emulator = sim_market.make_emulator(self.exchange, options, START)
+        self.emulator = sim_market.make_emulator(self.exchange, options, start)
         self.sent: dict[tuple[str, str], set[int]] = {}
         self.net = SimNet(
             self.loop,
