@@ -97,11 +97,22 @@ class Recent:
 class Candles:
     """The candles of one interval: which one is open, and which one must come next."""
 
-    __slots__ = ("expected", "stream")
+    __slots__ = ("expected", "shaped", "stream")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.expected = 0  # open time of the candle that is not final yet; 0: none seen
+        self.shaped = (0, 0)  # open and event time of the last provisional one
+
+    def repeats(self, candle: Candle) -> bool:
+        """Whether a provisional candle is no newer than the last one of its interval; remembers it if it is."""
+        if candle.state == "final":
+            return False
+        at = (candle.open_time, candle.ts_event)
+        if at[0] == self.shaped[0] and at[1] <= self.shaped[1]:
+            return True
+        self.shaped = at
+        return False
 
     def judge(self, candle: Candle) -> tuple[bool, Gap | None]:
         """Whether to keep the candle, and the gap if candles before it never became final.
