@@ -6,6 +6,7 @@ or anything is delayed: what is missing then must be in the gap ledger.
 """
 
 import asyncio
+import json
 import random
 from collections import Counter
 
@@ -37,7 +38,7 @@ class World:
         exchange = registry.exchange(f"binance-{options.market}")
         self.emulator = sim_market.make_emulator(exchange, options, START)
         self.emulator.lifetime = AGE * SECOND
-        self.sent: dict[str, set[int]] = {}
+        self.sent: dict[tuple[str, ...], set[tuple[int, ...]]] = {}  # quotes and candles that left the exchange
         self.broken: Counter[str] = Counter()
         self.net = SimNet(
             self.loop,
@@ -45,6 +46,7 @@ class World:
             {HOST: self.emulator},
             random.Random(f"net {seed}"),
             max_latency=int(self.rng.choice((0.005, 0.05, 0.5)) * SECOND),
+            sent=self._sent,
         )
         self.faults = faults
         self.records: list = []
@@ -63,6 +65,17 @@ class World:
             rng=random.Random(f"session {seed}"),
         )
         self.session.on_records(self.records.extend)
+
+    def _sent(self, text: str) -> None:
+        data = json.loads(text)
+        data = data.get("data", data)
+        if data.get("e", "bookTicker" if "A" in data else "") == "bookTicker":
+            self.sent.setdefault(("quotes", data["s"]), set()).add((data["u"],))
+        elif data.get("e") == "kline":
+            k = data["k"]
+            unit = 1_000 if data["E"] > 9_200_000_000_000_000 // 1_000 else 1_000_000
+            at = (k["t"], k["x"], data["E"])
+            self.sent.setdefault(("candles", data["s"], k["i"]), set()).add((at[0] * unit, at[1], at[2] * unit))
 
     async def _break(self) -> None:
         """Break one of both connections of a feed, at a random moment while both are open."""
@@ -105,6 +118,7 @@ class World:
         """Nothing doubled, order kept, and every hole of ids or of the book's chain is a gap."""
         count: Counter[str] = Counter()
         last: dict[tuple[str, ...], tuple[int, ...]] = {}
+        got: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
         known = {(g.record_type, g.symbol) for g in self.gaps()}
         for r in self.records:
             if isinstance(r, BookDelta):
@@ -126,7 +140,14 @@ class World:
                     assert key in known, (seed, key, r.trade_seq, last[key])
             assert key not in last or at > last[key], f"seed {seed}: {key} {at} after {last[key]}"
             last[key] = at
+            got.setdefault(key, []).append(at)
             count[key[0]] += 1
+        for key, sent in self.sent.items():  # no id shows that one of these is missing
+            rows = got[key]
+            missing = {at for at in sent if rows[0] < at < rows[-1]} - set(rows)
+            count["holes"] += len(missing)
+            assert set(rows) <= sent, (seed, key)
+            assert not missing or (key[0], key[1]) in known or key[0] == "candles", (seed, key, missing)
         return count
 
 

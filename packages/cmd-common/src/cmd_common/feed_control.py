@@ -176,6 +176,9 @@ class FeedControl:
         self._reconnecting = False
         self._connected_at = self._last_frame = self._ticked = now
         self._messages_before = self.counters.messages
+        for st in self._symbols.values():
+            for candles in st.candles.values():
+                candles.moved = True
         self._status(out, now, "handover", reason)
         return self._counted(out)
 

@@ -36,6 +36,7 @@ END_OF_DATA = 4000  # close code: everything was sent
 BATCH = 2048  # records that are handed on at once at the latest
 OUTBOX = 4096  # frames that wait for the message rate; more is a defect of the Feed
 DEFECTS = 5  # exceptions of a Feed in a row before it is given up
+HANDOVER_TIME = 30 * SECOND  # before the age limit, at least
 HANDOVERS = 3  # second connections that are tried before an ordinary reconnect
 REFUSALS = 3  # handshakes refused with 403 or 451 in a row before it is given up
 
@@ -308,7 +309,7 @@ class ConnectionRunner:
             if not self._guard(
                 lambda: movable.moved(now, reason) if moved and movable else self.feed.connected(now),
             ):
-                return self._interrupt or _Lost("defect", fresh=True)
+                return _Lost("defect", fresh=True)
             return await self._receive_loop(ws)
         finally:
             self._ws = None
@@ -385,6 +386,8 @@ class ConnectionRunner:
         lifetime = self._lifetime
         # before the exchange does it, and not at the same moment for all connections
         planned = int(lifetime * (0.97 - 0.02 * self._rng.random())) if lifetime else 0
+        if planned and self._movable is not None:  # both need time beside each other
+            planned = max(lifetime // 2, min(planned, lifetime - HANDOVER_TIME))
         while True:
             await self._clock.sleep(SECOND)
             mono = self._clock.monotonic()
