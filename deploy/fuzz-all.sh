@@ -2,7 +2,8 @@
 # Fuzzes every decoder and parser for so many seconds each: deploy/fuzz-all.sh [SECONDS [TARGET of Python...]]
 # Those in Python by Atheris (tests/fuzz; its wheels are for Linux), those in Rust by mutated seeds on the stable toolchain
 # (deploy/fuzz.sh runs them by cargo-fuzz). What reached new code is kept in .venv/fuzz-python and used again; what fails in
-# .venv/fuzz-python/found. CMD_RELIABILITY_DIR gets the counts.
+# .venv/fuzz-python/found. CMD_RELIABILITY_DIR gets the counts. CMD_FUZZ_START=N goes the same way as another run with it, as far as
+# the seconds allow, where nothing was kept before.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 seconds=${1:-60}

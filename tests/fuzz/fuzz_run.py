@@ -6,11 +6,13 @@ many inputs there were is in FOLDER/TARGET.inputs.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+START = os.environ.get("CMD_FUZZ_START", "")  # repeats a search; else each one goes its own way
 sys.path[:0] = [str(HERE), str(HERE.parent / "simulation"), str(HERE.parent.parent)]
 
 import atheris  # noqa: E402  # behind the folders that what it instruments is found in
@@ -48,7 +50,13 @@ def main(name: str, seconds: int, folder: Path) -> None:
             (folder / f"{name}.inputs").write_text(str(inputs))
 
     words = HERE.parent.parent / "packages/cmd-native/fuzz/words.dict"
-    limits = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=65536", "-verbosity=0"]
+    limits = [
+        "-timeout=10",
+        "-rss_limit_mb=2048",
+        "-max_len=65536",
+        "-verbosity=0",
+        *([f"-seed={START}"] if START else []),
+    ]
     atheris.Setup(
         [
             *(sys.argv[0], str(corpus), f"-max_total_time={seconds}"),

@@ -30,16 +30,17 @@ def machine() -> Iterator[Line]:
     members = {d.name: d.version for d in metadata.distributions() if d.name.startswith("cmd-") and _ours(d)}
     yield doctor.packages(members)
     error = ""
-    installed = find_spec("cmd_native") is not None
+    core, media = "cmd_native", "cmd_aeron"  # optional: nothing here declares them
+    installed = find_spec(core) is not None
     if installed:
         try:
-            import_module("cmd_native")
+            import_module(core)
         except Exception as failure:
             error = " ".join(str(failure).split())
     yield doctor.native(installed, os.environ.get("CMD_PURE", "") not in ("", "0"), error)
-    if find_spec("cmd_aeron") is not None:
+    if find_spec(media) is not None:
         try:
-            version = import_module("cmd_aeron").version()
+            version = import_module(media).version()
             yield Line("aeron", "ok", f"driver {version}")
         except Exception as failure:
             words = " ".join(str(failure).split())
