@@ -14,8 +14,9 @@ import pytest
 from cmd_common import registry
 from cmd_common.commands import RecordOptions
 from cmd_common.errors import UsageError, VenueError
+from cmd_common.faults import parse_fault
 from cmd_common.http import HttpRequest
-from cmd_common.records import BookSnapshot, Candle, Quote, Record, Trade
+from cmd_common.records import BookSnapshot, Candle, FeedStatus, Gap, Quote, Record, Trade
 from cmd_feed.net import SystemNet
 from cmd_feed.session import LiveSession, resolve_endpoints
 
@@ -243,3 +244,33 @@ async def test_an_option_that_nobody_reads_is_named(words: Any) -> None:
     assert len(said) == 2
     assert said[0].startswith("option live_orders means nothing for coinbase and these types")
     assert said[1].endswith("did you mean quotes_from?")
+
+
+async def test_a_shutdown_that_is_announced_costs_nothing(words: Any, until: Any) -> None:
+    fault = parse_fault("shutdown:at=150,ms=20000")
+    settings = {k: getattr(fault, k) for k in fault.__struct_fields__}
+    async with replay(exchanges=["binance-spot"], simulate=True, symbols=2, speed=1, faults=[settings]) as endpoints:
+        got: list[Record] = []
+        async with LiveSession(options(endpoints), words) as session:
+            session.on_records(got.extend)
+            connection = lambda: session.connections()[0]  # noqa: E731
+            await until(lambda: connection().counters.handovers.done == 1)
+            before = len(got)
+            await until(lambda: sum(isinstance(r, Trade) for r in got[before:]) > 10)
+            assert connection().counters.disconnects == 0
+            assert {b.state for b in session.book_states().values()} == {"LIVE"}
+    assert not any(isinstance(r, Gap) for r in got)
+    assert [r.state for r in got if isinstance(r, FeedStatus) and r.state in ("handover", "disconnected")] == [
+        "handover"
+    ]
+    for symbol in {r.symbol for r in got if isinstance(r, Trade)}:
+        ids = [r.trade_seq for r in got if isinstance(r, Trade) and r.symbol == symbol]
+        assert ids == list(range(ids[0] or 0, (ids[0] or 0) + len(ids)))
+
+
+@pytest.mark.parametrize("wrong", [{"handover": "yes"}, {"connection_age": "5"}, {"connection_age": "1h"}])
+async def test_wrong_settings_are_named(words: Any, wrong: dict[str, str]) -> None:
+    async with replay(exchanges=["binance-spot"], simulate=True, symbols=1, speed=1) as endpoints:
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            async with asyncio.timeout(60):
+                await LiveSession(options(endpoints, options=wrong), words).start()

@@ -15,12 +15,14 @@ import msgspec
 from cmd_common.feed import Output
 from cmd_common.feed_base import FeedBase
 from cmd_common.feed_state import Stream
+from cmd_common.handover import Position
 
 __all__ = ["Control"]
 
 NAMES_A_FRAME: Final = 100
 _REMEMBERED: Final = 1000  # requests without an answer
 _STREAM_NAME: Final = re.compile(r'"stream"\s*:\s*"([^"\\]{1,100})"')
+_IDS: Final = {"trade": ("t", 1), "aggTrade": ("a", 1), "bookTicker": ("u", 0)}  # key of the id, how far it steps
 _TYPE_OF: Final = {"trade": "trades", "aggTrade": "agg_trades", "bookTicker": "quotes"}
 
 
@@ -28,6 +30,7 @@ class Control(FeedBase):
     """Subscriptions of one connection; ``BinanceFeed`` adds the messages."""
 
     always_answers = True  # a request without an answer is a broken connection
+    handover = True
     most_streams = 1024
 
     def _init_control(self) -> None:
@@ -71,6 +74,40 @@ class Control(FeedBase):
 
     def _take(self, number: object) -> tuple[str, tuple[str, ...]]:
         return self._requests.pop(number, ("", ())) if isinstance(number, int) else ("", ())
+
+    # Handover
+
+    def confirms(self, frame: str | bytes) -> bool:
+        """Whether a frame says that one frame of ``resubscribe`` was accepted."""
+        if len(frame) > 200:
+            return False
+        try:
+            reply = msgspec.json.decode(frame)
+        except (msgspec.MsgspecError, ValueError):
+            return False
+        if not isinstance(reply, dict) or "result" not in reply or reply.get("error"):
+            return False
+        number = reply.get("id")
+        return isinstance(number, int) and self._requests.get(number, ("", ()))[0] == "subscribe"
+
+    def position(self, frame: str | bytes) -> Position | None:
+        """Where a data frame stands in its stream; None for any other frame. Never raises."""
+        try:
+            outer = msgspec.json.decode(frame)
+            if not isinstance(outer, dict):
+                return None
+            data = outer.get("data", outer)
+            kind = data.get("e", "bookTicker" if "A" in data else "")
+            if kind == "kline":
+                return Position(f"kline {data['s']} {data['k']['i']}", data["E"], data["E"])
+            if kind == "depthUpdate":
+                return Position(f"depth {data['s']}", data.get("pu", data["U"] - 1), data["u"])
+            if not kind and "lastUpdateId" in data:
+                return Position(str(outer.get("stream", "")), data["lastUpdateId"], data["lastUpdateId"])
+            key, chained = _IDS[kind]
+            return Position(f"{kind} {data['s']}", data[key] - chained, data[key])
+        except (msgspec.MsgspecError, ValueError, RecursionError, AttributeError, LookupError, TypeError):
+            return None
 
     # Damage
 

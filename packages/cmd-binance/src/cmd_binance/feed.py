@@ -224,7 +224,7 @@ class BinanceFeed(Books):
             return
         if name == "serverShutdown":
             self._status(out, now, "shutdown", "the exchange closes this connection soon")
-            out.actions.append(Reconnect("serverShutdown"))
+            out.actions.append(Reconnect("serverShutdown", planned=True))
             return
         handler: Handler
         if name is None and "lastUpdateId" in event:
@@ -386,6 +386,9 @@ class BinanceFeed(Books):
             k.Q,
             flags,
         )
+        if candles.repeats(candle):
+            self.counters.duplicates += 1
+            return
         keep, gap = candles.judge(candle)
         s.heard = now
         s.ts = ts

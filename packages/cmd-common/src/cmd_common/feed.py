@@ -74,9 +74,10 @@ class Resubscribe(Struct, frozen=True):
 
 
 class Reconnect(Struct, frozen=True):
-    """Close this connection and open a new one."""
+    """Close this connection and open a new one; ``planned``: there is time to open the new one first."""
 
     reason: str
+    planned: bool = False
 
 
 Action = Send | FetchSnapshot | Resubscribe | Reconnect

@@ -38,10 +38,12 @@ class FeedControl:
     counts as dead (0: no such rule; for venues that send heartbeats or answer pings), ``sequenced``
     whether a lost or damaged book message shows by itself at the next one, ``contiguous_trades``
     whether trade ids of a symbol rise by one, ``always_answers`` whether a frame without an answer means
-    that the connection is broken, rather than that the exchange does not like what is in it.
+    that the connection is broken, rather than that the exchange does not like what is in it, ``handover``
+    whether a second connection may take over (``cmd_common.handover``; the venue adds ``confirms`` and ``position``).
     """
 
     always_answers: bool = False
+    handover: bool = False
     quiet_limit: int = 0
     sequenced: bool = True
     contiguous_trades: bool = True
@@ -161,6 +163,23 @@ class FeedControl:
             else:
                 builder.disconnected("disconnect")
             self._report_book(st, now, out, "disconnect")
+        return self._counted(out)
+
+    def resubscribe(self, now: int) -> list[str]:
+        """The frames that subscribe everything once more, on a second connection; nothing else changes."""
+        streams = [s for s in self._streams.values() if not s.rejected]
+        return [frame for frame, _ in self._frames("subscribe", streams)] if streams else []
+
+    def moved(self, now: int, reason: str) -> Output:
+        """A second connection has taken over: books and ids go on, and what it repeats is dropped by its ids."""
+        out = Output()
+        self._reconnecting = False
+        self._connected_at = self._last_frame = self._ticked = now
+        self._messages_before = self.counters.messages
+        for st in self._symbols.values():
+            for candles in st.candles.values():
+                candles.moved = True
+        self._status(out, now, "handover", reason)
         return self._counted(out)
 
     def close(self, now: int) -> Output:

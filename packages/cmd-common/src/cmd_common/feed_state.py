@@ -97,11 +97,24 @@ class Recent:
 class Candles:
     """The candles of one interval: which one is open, and which one must come next."""
 
-    __slots__ = ("expected", "stream")
+    __slots__ = ("expected", "moved", "shaped", "stream")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.expected = 0  # open time of the candle that is not final yet; 0: none seen
+        self.moved = False  # another connection has taken over, which may repeat what the first one brought
+        self.shaped = (0, 0)  # open and event time of the last provisional one
+
+    def repeats(self, candle: Candle) -> bool:
+        """Whether a provisional candle was brought by the connection before this one; remembers it if not."""
+        if candle.state == "final":
+            return False
+        at = (candle.open_time, candle.ts_event)
+        if self.moved and at <= self.shaped:
+            return True
+        self.moved = False
+        self.shaped = at
+        return False
 
     def judge(self, candle: Candle) -> tuple[bool, Gap | None]:
         """Whether to keep the candle, and the gap if candles before it never became final.

@@ -15,15 +15,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from cmd_common.backoff import SECOND, Backoff
 from cmd_common.errors import BlockedError, CmdError, DisconnectedError, RateLimitError, VenueError
 from cmd_common.exchange import Exchange
 from cmd_common.feed import Action, Feed, FetchSnapshot, Output, Reconnect, Resubscribe, Send
+from cmd_common.handover import HandoverCounters, Movable, Verdict
 from cmd_common.records import Record
 from cmd_common.seams import Clock, Net, Rng, WebSocket
 
+from .handover import Standby
 from .limiter import WindowLimiter
 from .net import HandshakeError
 from .scheduler import DEFAULT_RETRY_AFTER, SnapshotScheduler, sleep_or
@@ -34,6 +36,8 @@ END_OF_DATA = 4000  # close code: everything was sent
 BATCH = 2048  # records that are handed on at once at the latest
 OUTBOX = 4096  # frames that wait for the message rate; more is a defect of the Feed
 DEFECTS = 5  # exceptions of a Feed in a row before it is given up
+HANDOVER_TIME = 30 * SECOND  # before the age limit, at least
+HANDOVERS = 3  # second connections that are tried before an ordinary reconnect
 REFUSALS = 3  # handshakes refused with 403 or 451 in a row before it is given up
 
 
@@ -60,6 +64,7 @@ class RunnerCounters(Struct):
     defects: int = 0  # exceptions of the Feed
     sent: int = 0
     rate: float = 0.0  # messages a second
+    handovers: HandoverCounters = field(default_factory=HandoverCounters)
     lag: int = 0  # ns, receive minus event time of the newest record; negative where clocks differ
 
 
@@ -79,12 +84,15 @@ class Hooks(Struct):
 
 
 class _Lost(Exception):
-    """The connection is over; ``planned`` when we close it ourselves and nothing is wrong."""
+    """The connection is over; ``planned`` when we close it ourselves and nothing is wrong, ``fresh`` when the
+    feed has to begin anew, so that no other connection may take over.
+    """
 
-    def __init__(self, reason: str, *, planned: bool = False) -> None:
+    def __init__(self, reason: str, *, planned: bool = False, fresh: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.planned = planned
+        self.fresh = fresh
 
 
 class ConnectionRunner:
@@ -106,6 +114,8 @@ class ConnectionRunner:
         until_end: bool = False,
         attempts: int = 1000,
         first_attempts: int = 8,
+        handover: bool = True,
+        lifetime: int | None = None,
     ) -> None:
         self.feed = feed
         self.exchange = exchange
@@ -124,6 +134,12 @@ class ConnectionRunner:
         self._first_attempts = first_attempts
         self._backoff = Backoff(rng, limit=first_attempts)
         self._messages = WindowLimiter.messages(exchange.limits.messages_per_second)
+        self._movable: Movable | None = feed if isinstance(feed, Movable) and feed.handover and handover else None
+        self._standby: Standby | None = None  # a second connection, beside the open one
+        self._next: Standby | None = None  # the one that has taken over
+        self._tries = 0  # handovers begun on this connection
+        self._lifetime = exchange.limits.connection_lifetime if lifetime is None else lifetime
+        self._leave = ""  # why this connection is to be left, while there is time
         self._ws: WebSocket | None = None
         self._outbox: asyncio.Queue[str] = asyncio.Queue(OUTBOX)
         self._batch: list[Record] = []
@@ -152,10 +168,15 @@ class ConnectionRunner:
                 wait = await self._once()
                 if wait is None:
                     break
+                if self._next is not None:
+                    continue
                 self._set(RunnerState.WAITING)
                 await self._sleep(wait)
         finally:
             self._scheduler.cancel(self.name)
+            await self._drop_standby()
+            if self._next is not None:
+                await self._next.close()
             self._finish()
             if self._stopping.is_set() and self.state not in (RunnerState.ENDED, RunnerState.FAILED):
                 self._set(RunnerState.STOPPED)
@@ -170,6 +191,9 @@ class ConnectionRunner:
 
     async def _once(self) -> int | None:
         """One connection; returns ns to wait before the next, or None when it is over."""
+        if self._next is not None:
+            standby, self._next = self._next, None
+            return await self._use(standby, standby)
         self._set(RunnerState.CONNECTING)
         while delay := self._connects.delay(self._clock.monotonic()):  # others may take the place meanwhile
             self._connects.waited += 1
@@ -185,6 +209,10 @@ class ConnectionRunner:
         if self._stopping.is_set():  # asked to stop while the handshake was under way
             await ws.close()
             return None
+        return await self._use(ws)
+
+    async def _use(self, ws: WebSocket, moved: Standby | None = None) -> int | None:
+        """Serve an open connection to its end; ``moved``: it has taken over from another."""
         self.counters.connects += 1
         self.ever_connected = True
         self._refusals = self._unreachable = 0
@@ -193,7 +221,7 @@ class ConnectionRunner:
         self._backoff.succeeded(opened)
         before = self._defects
         try:
-            lost = await self._serve(ws)
+            lost = await self._serve(ws, moved)
         finally:
             await ws.close()
         if self._clock.monotonic() - opened >= self._backoff.stable:
@@ -222,6 +250,8 @@ class ConnectionRunner:
             await self._await_snapshots()
             self._set(RunnerState.ENDED)
             return None
+        if await self._move(lost):
+            return 0
         self.counters.disconnects += 1
         self._scheduler.cancel(self.name)
         self._drop_outbox()
@@ -258,23 +288,28 @@ class ConnectionRunner:
 
     # ---- one connection
 
-    async def _serve(self, ws: WebSocket) -> _Lost:
+    async def _serve(self, ws: WebSocket, moved: Standby | None = None) -> _Lost:
         self._ws = ws
+        reason, self._leave = self._leave, ""
+        self._tries = 0
         self._interrupt = None
         self._blocked = False
         now = self._clock.now()
-        if self._hooks.raw is not None:
+        if self._hooks.raw is not None and moved is None:
             self._hooks.raw(now, "ws_open", self.feed.url, "null")
         self._set(RunnerState.CONNECTED)
         helpers = [
             asyncio.create_task(self._send_loop(ws), name=f"send {self.name}"),
-            asyncio.create_task(self._tick_loop(ws), name=f"tick {self.name}"),
+            asyncio.create_task(self._tick_loop(ws, moved), name=f"tick {self.name}"),
         ]
         for task in helpers:
             task.add_done_callback(self._helper_done)
         try:
-            if not self._guard(lambda: self.feed.connected(now)):
-                return _Lost("defect")
+            movable = self._movable
+            if not self._guard(
+                lambda: movable.moved(now, reason) if moved and movable else self.feed.connected(now),
+            ):
+                return _Lost("defect", fresh=True)
             return await self._receive_loop(ws)
         finally:
             self._ws = None
@@ -314,6 +349,8 @@ class ConnectionRunner:
                     return self._defect(error)
                 if output.records:
                     self._collect(output.records)
+                if self._standby is not None:
+                    self._standby.first(frame)
                 if output.actions:
                     self._act(output.actions)
                 since_yield += 1
@@ -342,12 +379,15 @@ class ConnectionRunner:
             if self._hooks.raw is not None:
                 self._hooks.raw(self._clock.now(), "ws_out", self.feed.url, frame)
 
-    async def _tick_loop(self, ws: WebSocket) -> None:
-        started = last = self._clock.monotonic()
+    async def _tick_loop(self, ws: WebSocket, moved: Standby | None = None) -> None:
+        last = self._clock.monotonic()
+        started = moved.opened if moved is not None else last
         seen = self.counters.messages
-        lifetime = self.exchange.limits.connection_lifetime
+        lifetime = self._lifetime
         # before the exchange does it, and not at the same moment for all connections
         planned = int(lifetime * (0.97 - 0.02 * self._rng.random())) if lifetime else 0
+        if planned and self._movable is not None:  # both need time beside each other
+            planned = max(lifetime // 2, min(planned, lifetime - HANDOVER_TIME))
         while True:
             await self._clock.sleep(SECOND)
             mono = self._clock.monotonic()
@@ -358,10 +398,74 @@ class ConnectionRunner:
             if not self._blocked:  # what is not read yet is no silence
                 self._guard(lambda now=now: self.feed.tick(now))  # type: ignore[misc]
             if planned and mono - started >= planned and self._interrupt is None:
-                self._interrupt = _Lost("planned reconnect before the exchange closes the connection", planned=True)
+                planned = 0
+                self._plan_to_leave("planned reconnect before the exchange closes the connection")
+            await self._care_for_standby()
             if self._interrupt is not None:
                 await ws.close()  # wakes the receiver
                 return
+
+    # ---- handover
+
+    def _plan_to_leave(self, reason: str) -> None:
+        """The exchange will close this connection: open the next one beside it, or else reconnect now."""
+        movable = self._movable
+        if movable is None:
+            self._interrupt = self._interrupt or _Lost(reason, planned=True)
+            return
+        if self._standby is not None or self._ws is None:
+            return  # one is under way
+        self._leave = reason
+        self._tries += 1
+        self.counters.handovers.started += 1
+        raw, url = self._hooks.raw, self.feed.url
+        self._standby = Standby(
+            movable,
+            url,
+            net=self._net,
+            clock=self._clock,
+            connects=self._connects,
+            messages=WindowLimiter.messages(self.exchange.limits.messages_per_second),
+            raw=lambda src, text: raw(self._clock.now(), src, url, text) if raw is not None else None,
+        )
+
+    async def _care_for_standby(self) -> None:
+        """Leave this connection when the next one has caught up, or in the ordinary way when it cannot."""
+        standby = self._standby
+        if standby is None or self._interrupt is not None:
+            return
+        verdict = standby.verdict()
+        if verdict is Verdict.GIVE_UP:
+            await self._drop_standby()
+            if self._tries < HANDOVERS:
+                self._plan_to_leave(self._leave)
+                return
+        if verdict is not Verdict.WAIT:
+            self._interrupt = _Lost(self._leave, planned=True)
+
+    async def _move(self, lost: _Lost) -> bool:
+        """Go over to the second connection if it has caught up, whoever ended the first; False: there is none."""
+        standby = self._standby
+        if standby is None or lost.fresh or standby.verdict() is not Verdict.TAKE:
+            await self._drop_standby()
+            return False
+        self._standby = None
+        await standby.take()
+        self._next = standby
+        self.counters.handovers.done += 1
+        self._leave = self._leave or lost.reason
+        self._hooks.info(f"{self.name}: {self._leave}; a second connection took over")
+        return True
+
+    async def _drop_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is None:
+            return
+        if not self._stopping.is_set():
+            self.counters.handovers.failed += 1
+        if standby.error:
+            self._hooks.warn(f"{self.name}: no handover: {standby.error}")
+        await standby.close()
 
     # ---- what a Feed wants
 
@@ -387,7 +491,7 @@ class ConnectionRunner:
         self.counters.defects += 1
         text = self._defect_text = " ".join(f"{type(error).__name__}: {error}".split())
         self._hooks.warn(f"{self.name}: defect while reading a message ({text}); the connection is opened anew")
-        return _Lost(f"defect {type(error).__name__}")
+        return _Lost(f"defect {type(error).__name__}", fresh=True)
 
     def _helper_done(self, task: asyncio.Task[None]) -> None:
         """A sender or ticker that breaks must not leave a connection that looks alive."""
@@ -405,8 +509,12 @@ class ConnectionRunner:
                 for frame in action.frames:
                     self._queue_frame(frame)
             elif isinstance(action, Reconnect):
-                self._interrupt = _Lost(action.reason)
-                self._kick()
+                if action.planned:
+                    self._plan_to_leave(action.reason)
+                else:
+                    self._interrupt = _Lost(action.reason, fresh=True)
+                if self._interrupt is not None:
+                    self._kick()
 
     def _queue_frame(self, frame: str) -> None:
         if self._ws is None:
@@ -414,7 +522,7 @@ class ConnectionRunner:
         try:
             self._outbox.put_nowait(frame)
         except asyncio.QueueFull:
-            self._interrupt = _Lost(f"{OUTBOX} messages wait to be sent")
+            self._interrupt = _Lost(f"{OUTBOX} messages wait to be sent", fresh=True)
             self._kick()
 
     def _kick(self) -> None:
@@ -488,6 +596,7 @@ class ConnectionRunner:
         Raises the Feed's CmdError where it cannot take them, such as UsageError when it is full.
         """
         refused: CmdError | None = None
+        self._streams_changed()
 
         def call() -> Output:
             nonlocal refused
@@ -505,7 +614,13 @@ class ConnectionRunner:
         """Unsubscribe symbols."""
         now = self._clock.now()
         self._scheduler.cancel(self.name, symbols)
+        self._streams_changed()
         self._guard(lambda: self.feed.remove(symbols, now))
+
+    def _streams_changed(self) -> None:
+        """A second connection that is being prepared has other streams now: another one is opened instead."""
+        if self._standby is not None:
+            self._standby.error = "its subscriptions changed meanwhile"
 
     # ---- small
 

@@ -450,6 +450,8 @@ class LiveSession:
             scheduler=venue.scheduler,
             connects=venue.connects,
             until_end=self.options.until_end,
+            handover=_handover(self.options),
+            lifetime=_connection_age(self.options),
         )
         venue.runners.append(runner)
         self._runners[feed.name] = runner
@@ -636,6 +638,24 @@ def _with_symbols(subscription: Subscription, symbols: tuple[str, ...]) -> Subsc
     from msgspec.structs import replace
 
     return replace(subscription, symbols=symbols)
+
+
+def _handover(options: RecordOptions) -> bool:
+    """The option ``handover``: on (default) or off."""
+    word = options.options.get("handover", "on")
+    if word not in ("on", "off"):
+        raise UsageError(f"unknown handover {word!r}", hint="it is on or off")
+    return word == "on"
+
+
+def _connection_age(options: RecordOptions) -> int | None:
+    """The option ``connection_age``: seconds that a connection may live, in ns; None: what the exchange says."""
+    text = options.options.get("connection_age")
+    if text is None:
+        return None
+    if not text.isdecimal() or not 60 <= int(text) <= 864_000:
+        raise UsageError(f"connection_age {text!r} is no number of seconds", hint="it is from 60 to 864000")
+    return int(text) * 1_000_000_000
 
 
 def _raw_compression(options: RecordOptions) -> Compression:

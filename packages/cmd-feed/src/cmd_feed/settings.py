@@ -14,7 +14,7 @@ from cmd_common.symbols import nearest
 __all__ = ["Settings"]
 
 T = TypeVar("T")
-_OWN = frozenset({"raw_compression"})  # read by the session itself, and only for raw recordings
+_OWN = frozenset({"raw_compression", "handover", "connection_age"})  # read by the session itself
 
 
 class Settings(dict[str, str]):
