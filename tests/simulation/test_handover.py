@@ -115,10 +115,24 @@ class World:
         """The gaps of the records."""
         return [r for r in self.records if isinstance(r, Gap)]
 
+    def told(self, key: tuple[str, ...], first: int, last: int, low: int, high: int) -> bool:
+        """Whether gaps tell of all ids from ``first`` to ``last``, which lie between two moments."""
+        mine = [g for g in self.gaps() if (g.record_type, g.symbol) == key]
+        if any(g.first_id is None and g.ts_from <= high and g.ts_to >= low for g in mine):
+            return True
+        ids = {
+            n
+            for g in mine
+            if g.first_id is not None and g.last_id is not None
+            for n in range(g.first_id, g.last_id + 1)
+        }
+        return ids.issuperset(range(first, last + 1))
+
     def check(self, seed: int) -> Counter[str]:
         """Nothing doubled, order kept, and every hole of ids or of the book's chain is a gap."""
         count: Counter[str] = Counter()
         last: dict[tuple[str, ...], tuple[int, ...]] = {}
+        times: dict[tuple[str, ...], int] = {}
         got: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
         known = {(g.record_type, g.symbol) for g in self.gaps()}
         for r in self.records:
@@ -126,7 +140,10 @@ class World:
                 key, at = ("book_deltas", r.symbol), (r.seq,)
                 if key in last and r.first_seq > last[key][0] + 1 and self.emulator.venue == "binance-spot":
                     count["holes"] += 1
-                    assert key in known, (seed, r.first_seq, last[key])
+                    assert self.told(key, last[key][0] + 1, r.first_seq - 1, times[key], r.ts_event), (
+                        seed,
+                        r.first_seq,
+                    )
             elif isinstance(r, Candle):
                 key = ("candles", r.symbol, r.interval)
                 at = (r.open_time, r.state == "final", r.ts_event)
@@ -138,9 +155,10 @@ class World:
                 key, at = ("trades" if isinstance(r, Trade) else "agg_trades", r.symbol), (r.trade_seq,)
                 if key in last and r.trade_seq != last[key][0] + 1:
                     count["holes"] += 1
-                    assert key in known, (seed, key, r.trade_seq, last[key])
+                    hole = last[key][0] + 1, r.trade_seq - 1
+                    assert self.told(key, *hole, times[key], r.ts_event), (seed, key, hole)
             assert key not in last or at > last[key], f"seed {seed}: {key} {at} after {last[key]}"
-            last[key] = at
+            last[key], times[key] = at, r.ts_event
             got.setdefault(key, []).append(at)
             count[key[0]] += 1
         for key, sent in self.sent.items():  # no id shows that one of these is missing
