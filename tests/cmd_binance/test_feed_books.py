@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from feed_wire import MS, NOW, SECOND, Wire, body, depth, synced
 
 import cmd_binance
+from cmd_common.errors import UsageError
 from cmd_common.feed import FetchSnapshot, Send
 from cmd_common.records import (
     BookDelta,
@@ -240,3 +242,80 @@ def test_a_crossed_book_is_a_gap_and_a_crossed_snapshot_is_not_asked_for_without
     (gap,) = wire.of(Gap)
     assert isinstance(gap, Gap)
     assert (gap.record_type, gap.reason, gap.first_id) == ("book_deltas", "crossed", 102)
+
+
+# Self-audit
+
+
+def audited(answer: bytes, seconds: int = 62) -> Wire:
+    """A book at 105 that was audited after a minute, by this snapshot."""
+    wire = synced(audit="60")
+    wire.send(depth(101, 105, [["98", "7"]]))
+    asked = len(wire.did(FetchSnapshot))
+    for _ in range(seconds):
+        wire.tick()
+    assert len(wire.did(FetchSnapshot)) == asked + 1
+    assert wire.feed.books["BTCUSDT"].state is BookState.LIVE
+    wire.take(wire.feed.snapshot("BTCUSDT", answer, wire.now))
+    return wire
+
+
+def test_a_book_that_agrees_with_a_fresh_copy_is_told_and_goes_on() -> None:
+    wire = audited(body(105, [["99", "1"], ["98", "7"]]))
+    (told,) = wire.statuses("audited")
+    assert (told.symbol, told.record_type, told.reason) == (
+        "BTCUSDT",
+        "book",
+        "3 of 3 levels are those of a fresh copy",
+    )
+    assert wire.of(Gap) == []
+    assert len(wire.of(BookSnapshot)) == 1  # of the beginning
+    for _ in range(30):
+        wire.tick()
+    assert len(wire.statuses("audited")) == 1
+
+
+def test_a_book_that_differs_is_a_gap_and_is_made_anew() -> None:
+    wire = audited(body(105, [["99", "1"], ["98", "6"]]))
+    assert wire.feed.books["BTCUSDT"].state is BookState.STALE
+    (told,) = wire.statuses("audit_failed")
+    assert told.reason == "2 of 3 levels are those of a fresh copy"
+    (suspect,) = wire.of(Gap)
+    assert (suspect.reason, suspect.severity, suspect.record_type) == ("audit", "suspect", "book_deltas")
+    assert suspect.ts_to == NOW + 105_000_000
+    wire.take(wire.feed.snapshot("BTCUSDT", body(106, [["99", "1"], ["98", "6"]]), wire.now))
+    wire.send(depth(107, 107, [["98", "5"]]))
+    assert wire.feed.books["BTCUSDT"].book.bids() == [(99.0, 1.0), (98.0, 5.0)]
+    lost = wire.of(Gap)[-1]
+    assert (lost.reason, lost.severity, lost.ts_from, lost.ts_to) == (
+        "audit",
+        "lost",
+        NOW + 105_000_000,
+        NOW + 107_000_000,
+    )
+
+
+def test_books_of_a_connection_are_audited_one_after_the_other() -> None:
+    symbols = ("BTCUSDT", "ETHUSDT", "BNBUSDT")
+    wire = Wire(types=("book",), symbols=symbols, options={"audit": "60"}).connect()
+    for symbol in symbols:
+        wire.take(wire.feed.snapshot(symbol, body(100), wire.now))
+    for _ in range(100):
+        before = len(wire.did(FetchSnapshot))
+        wire.tick()
+        asked = wire.did(FetchSnapshot)[before:]
+        assert len(asked) <= 1
+        for request in asked:
+            wire.take(wire.feed.snapshot(request.symbol, body(100), wire.now))
+    assert sorted(s.symbol for s in wire.statuses("audited")) == sorted(symbols)
+
+
+def test_an_audit_can_be_switched_off_and_not_be_too_often() -> None:
+    wire = Wire(types=("book",), options={"audit": "0"}).connect()
+    wire.take(wire.feed.snapshot("BTCUSDT", body(100), wire.now))
+    for _ in range(2000):
+        wire.send(depth(1, 2))
+        wire.tick()
+    assert wire.statuses("audited") == []
+    with pytest.raises(UsageError, match="at least 60 seconds"):
+        Wire(types=("book",), options={"audit": "5"})

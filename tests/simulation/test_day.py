@@ -23,7 +23,7 @@ from cmd_archiver.verify.run import run as verify
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, ArchiveOptions, LogReporter, RepairOptions, VerifyOptions
 from cmd_common.gaps import GapIndex
 from cmd_common.io import open_reader
-from cmd_common.records import BookDelta, Gap, Trade
+from cmd_common.records import BookDelta, FeedStatus, Gap, Trade
 
 DAY = datetime.fromtimestamp(START // 10**9, UTC).date()
 EDGES = {"begins", "ends"}  # of the recording
@@ -85,6 +85,12 @@ def test_a_day_with_twenty_faults(world: DayRun, server: Server, tmp_path: Path)
     world.save(tmp_path / "data")
     first = min(world.oracle.symbols["BTCUSDT"].trades)
     reporter = LogReporter()
+
+    # Its books were compared with fresh copies all day, and were right.
+    with open_reader(store) as reader:
+        audits = [r.state for r in reader.records("feed_status") if isinstance(r, FeedStatus) and "audit" in r.state]
+    assert len(audits) >= 70
+    assert set(audits) == {"audited"}
 
     # The archive of the five days before, with four faults in it.
     for n in (5, 1):

@@ -46,6 +46,7 @@ class Books(Control):
     """Order books of one connection; ``BinanceFeed`` adds the other messages."""
 
     seeded = True
+    audits = True
     max_frame = wire.MAX_FRAME
     market: Market
     _snapshot_limit: int

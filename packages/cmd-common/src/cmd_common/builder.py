@@ -27,7 +27,7 @@ from .errors import DataError, UsageError
 from .orderbook import Level, OrderBook
 from .sequence import TRANSITIONS, BookEvent, BookState, SequenceRule, Verdict
 
-__all__ = ["Applied", "Delta", "OrderBookBuilder", "SnapshotResult"]
+__all__ = ["Applied", "Audit", "Delta", "OrderBookBuilder", "SnapshotResult"]
 
 Delta = tuple[int, int, int | None, Sequence[Level], Sequence[Level], int]  # first, last, prev, bids, asks, ts_event
 _Judge = Callable[[int, int, int, int | None], Verdict]
@@ -49,6 +49,18 @@ class SnapshotResult(Struct, frozen=True):
     live: bool
     replayed: list[Delta]
     reason: str  # why it was refused; empty when accepted
+
+
+class Audit(Struct, frozen=True):
+    """A LIVE book beside a fresh snapshot, both at the same update: levels that both should have, and those that agree."""
+
+    compared: int
+    equal: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs."""
+        return self.equal == self.compared
 
 
 # Enum members as globals: the hot path saves an attribute look-up each.
@@ -78,6 +90,7 @@ class OrderBookBuilder:
 
     __slots__ = (
         "_asked",
+        "_auditing",
         "_backwards",
         "_buffer",
         "_first",
@@ -87,6 +100,7 @@ class OrderBookBuilder:
         "_next",
         "_open",
         "_refreshing",
+        "audited",
         "book",
         "buffer_limit",
         "detail",
@@ -110,6 +124,7 @@ class OrderBookBuilder:
             raise UsageError("snapshot_levels and buffer_limit must be at least 1")
         self.book = book
         self.rule = rule
+        self.audited: Audit | None = None  # of the last refresh; the caller takes it and sets None
         self.snapshot_levels = snapshot_levels
         self.buffer_limit = buffer_limit
         self.epoch = 0  # id of the snapshot that began the unbroken chain of deltas
@@ -125,6 +140,7 @@ class OrderBookBuilder:
         self._open = False  # between start() and disconnected()
         self._refreshing = False  # LIVE, and deltas are buffered for a snapshot under way
         self._asked = False  # LIVE, and a refresh was asked for
+        self._auditing = False  # ... to be compared with the book
         self._low = (0, 0)  # known levels a side below which a refresh is wanted
         self._backwards = 0
 
@@ -177,6 +193,17 @@ class OrderBookBuilder:
         self._backwards = _BACKWARDS
         self.needs_snapshot = self._open
 
+    def audit(self) -> bool:
+        """Ask for a refresh of a LIVE book, which is compared with it; False where there is no such book, or one is under way.
+
+        A book that differs from the refresh is lost for the reason ``audit``. What came of it is in ``audited``.
+        """
+        if self._judge is None or self._asked or self._refreshing:
+            return False
+        self._ask_refresh()
+        self._auditing = True
+        return True
+
     def snapshot_requested(self) -> None:
         """Say that a snapshot is under way; a LIVE book begins to buffer what the refresh will need."""
         self.needs_snapshot = False
@@ -228,7 +255,7 @@ class OrderBookBuilder:
         self._move(BookEvent.LOST)
         self._judge = None
         self._held = None
-        self._refreshing = self._asked = False
+        self._refreshing = self._asked = self._auditing = False
         self.needs_snapshot = self._open
         self._arm()
         if not keep:
@@ -333,6 +360,8 @@ class OrderBookBuilder:
             return SnapshotResult(True, True, [], "")
         self._held = None
         replay, reason = self._judge_snapshot(snapshot_id, reached)
+        before = self._known() if self._auditing and self._refreshing and not reason else None
+        at = book.last_id
         if not reason:
             limit = self.snapshot_levels
             try:
@@ -351,7 +380,19 @@ class OrderBookBuilder:
         else:
             book.last_id = snapshot_id
             book.ts_event = book.ts_event if ts_event is None else ts_event
+        if before is not None and book.last_id == at:
+            self.audited = audit = _compare(before, self._known())
+            if not audit.agrees:
+                self._lose(
+                    "audit", f"{audit.compared - audit.equal} of {audit.compared} levels differ from a fresh copy"
+                )
+                return SnapshotResult(True, False, [], "")
         return self._installed(snapshot_id, replay)
+
+    def _known(self) -> tuple[list[Level], list[Level]]:
+        """The levels of both sides that are known to be complete."""
+        bids, asks = self.book.known_depth
+        return self.book.bids(bids), self.book.asks(asks)
 
     def _take_held(self, last: int) -> bool:
         """The stream has reached the held refresh with the delta ``last``; False when the book is lost by it."""
@@ -401,7 +442,7 @@ class OrderBookBuilder:
             self.epoch = snapshot_id
         self._move(BookEvent.SNAPSHOT)
         self._judge = self._next if replay else self._first
-        self.needs_snapshot = self._refreshing = self._asked = False
+        self.needs_snapshot = self._refreshing = self._asked = self._auditing = False
         self._arm()
         self._backwards = 0
         known_bids, known_asks = book.known_depth
@@ -476,3 +517,13 @@ class OrderBookBuilder:
             assert floor == -inf or book.best_bid_price >= floor
             assert ceiling == inf or book.best_ask_price <= ceiling
         assert self.book.stage == self._stage()
+
+
+def _compare(ours: tuple[list[Level], list[Level]], theirs: tuple[list[Level], list[Level]]) -> Audit:
+    """Hold two books side by side, as deep as both are known."""
+    compared = equal = 0
+    for mine, fresh in zip(ours, theirs, strict=True):
+        depth = min(len(mine), len(fresh))
+        compared += depth
+        equal += len(set(mine[:depth]) & set(fresh[:depth]))
+    return Audit(compared, equal)

@@ -227,6 +227,10 @@ class FeedBase(FeedBooks):
         self._options = options = subscription.options
         self._deltas = options.get("deltas", "on") != "off"
         self._silence = int(self.number_option("silence", 60.0) * _SECOND)
+        self._audit_every = int(self.number_option("audit", 900.0) * _SECOND)
+        self._audit_next = 0
+        if self._audit_every and self._audit_every < 60 * _SECOND:
+            raise UsageError(f"{venue}: option audit must be 0 or at least 60 seconds")
         if self._silence <= 0:
             raise UsageError(f"{venue}: option silence must be positive", hint="seconds, such as 60")
         self._publish_book = "book" in types

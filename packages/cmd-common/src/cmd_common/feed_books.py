@@ -66,6 +66,7 @@ _AT_ONCE: Final = 6  # resyncs in a row that do not wait
 _RETRY_MOST: Final = 30  # s between two requests for a book that keep failing
 _UNHEARD: Final = 3 * _SECOND  # so long a LIVE book may go without its stream
 _READ_NATIVELY: Final[Any] = None if _native.module is None else _native.module.SnapshotLevels  # sorted and checked
+_AUDIT_PAUSE: Final = 10 * _SECOND  # between two books of a connection
 _SNAPSHOT_WITHIN: Final = 15 * _SECOND  # from the subscription to the snapshot in the stream
 
 
@@ -101,12 +102,14 @@ class CountRule:
 class FeedBooks(FeedControl):
     """Order books of one connection; ``FeedBase`` adds the other messages.
 
-    Class attributes that a venue sets: ``seeded`` whether books are seeded by REST, ``book_levels`` the
+    Class attributes that a venue sets: ``seeded`` whether books are seeded by REST, ``audits`` whether a book can be compared
+    with a fresh one at the very same update (option ``audit``: seconds between two of a book, 900; 0: off), ``book_levels`` the
     depth a side that the venue keeps up to date (None: all of it), ``snapshot_levels`` the most that a
     REST snapshot has, ``native_format`` cmd-native's name of the venue's depth messages, empty where it knows none.
     """
 
     seeded: bool = False
+    audits: bool = False
     book_levels: int | None = None
     snapshot_levels: int = 1_000_000
     native_format: str = ""
@@ -116,6 +119,8 @@ class FeedBooks(FeedControl):
     _endpoints: Endpoints
     _instruments: Mapping[str, Instrument]
     _every: int
+    _audit_every: int
+    _audit_next: int
     _deltas: bool
     _publish_book: bool
     _derived: bool
@@ -439,8 +444,42 @@ class FeedBooks(FeedControl):
                     self._status(out, now, "snapshot_failed", "no snapshot came in the stream", st.symbol, "book")
                     self._request_book(st, now, out)
                 continue
+            if builder.audited is not None:
+                self._report_audit(st, builder, now, out)
             if builder.needs_snapshot and not st.awaiting:
                 self._ask(st, now, out)
+        if self.audits and self._audit_every and now >= self._audit_next and self._depth is None:
+            self._audit(now)
+
+    # Self-audit
+
+    def _audit(self, now: int) -> None:
+        """Have the book compared that was not for the longest time; one at a time, for each costs a snapshot."""
+        due = []
+        for st in self._symbols.values():
+            if st.awaiting or (st.builder is not None and st.builder.needs_snapshot):
+                return  # somebody needs the exchange's budget more
+            if st.builder is not None and st.builder.state is _LIVE:
+                due.append((st.audited_at[0], st.symbol))
+        if due:
+            at, symbol = min(due)
+            builder = self._symbols[symbol].builder
+            if now - at >= self._audit_every and builder is not None and builder.audit():
+                self._audit_next = now + _AUDIT_PAUSE
+
+    def _report_audit(self, st: SymbolState, builder: OrderBookBuilder, now: int, out: Output) -> None:
+        """Tell what came of comparing a book; one that differed was lost, and may have been wrong since the last time."""
+        audit = builder.audited
+        assert audit is not None
+        builder.audited = None
+        words = f"{audit.equal} of {audit.compared} levels are those of a fresh copy"
+        self._status(out, now, "audited" if audit.agrees else "audit_failed", words, st.symbol, "book")
+        since, st.audited_at = st.audited_at[1], (now, builder.book.ts_event)
+        if not audit.agrees and st.depth is not None:
+            since = since or builder.book.ts_event  # the book was made of a snapshot alone
+            until = max(builder.book.ts_event, since)
+            for table in self._book_tables(st.depth):
+                self._gap(out, Gap(since, until, self.venue, st.symbol, table, "audit", "suspect", detail=words))
 
     # Snapshots in the stream
 
@@ -568,12 +607,16 @@ class FeedBooks(FeedControl):
             self._book_lost(st, builder.gap_reason, now, out)  # crossed, or the touch is outside what it covers
         else:
             st.attempts = 0
+            if not refresh:
+                st.audited_at = (now, builder.book.ts_event)
             # A mere refresh is of the same epoch and chain: the next periodic snapshot shows the deeper levels.
             if not refresh or st.pending is not None:
                 st.pending = (parsed.id, len(bids), len(asks), _pack(bids), _pack(asks))
                 st.pending_ts = parsed.ts
                 self._replayed(st, result.replayed, now, out)
         self._report_book(st, now, out, result.reason or "snapshot")
+        if builder.audited is not None:
+            self._report_audit(st, builder, now, out)
         if builder.needs_snapshot:
             self._ask(st, now, out)
         return self._counted(out)

@@ -143,6 +143,7 @@ class SymbolState:
         "agg_trades",
         "asked_at",
         "attempts",
+        "audited_at",
         "awaiting",
         "book_gap",
         "book_state",
@@ -167,6 +168,7 @@ class SymbolState:
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
+        self.audited_at = (0, 0)  # our time and the exchange's when the book was last as a fresh copy, or became LIVE
         self.trades: Stream | None = None
         self.trade_ids = IdTracker()
         self.recent = Recent()

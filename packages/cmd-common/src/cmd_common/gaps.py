@@ -76,6 +76,9 @@ def _reasons() -> Iterator[Reason]:
     )
     yield Reason("snapshot", "resync", "lost", "the exchange sent a new book where none was due")
     yield Reason("refresh", "resync", "lost", "the book was checked against a fresh copy, differed, and was replaced")
+    yield Reason(
+        "audit", "resync", "lost", "the book differed from a fresh copy; suspect since it was last known to be right"
+    )
     yield Reason("checksum", "resync", "lost", "the exchange's checksum did not fit the book, which was built anew")
     yield Reason("crossed", "resync", "lost", "best bid and ask crossed, so that an update must be missing")
     yield Reason("known_range", "resync", "lost", "the best price left the range that the snapshot covered")
