@@ -415,6 +415,8 @@ def test_a_gap_of_a_kind_of_a_newer_version_is_skipped() -> None:
     before = core.unknown
     assert feed(core, StreamGap(1, 200, 0, 2, 9, "slow")) == []
     assert core.unknown == before + 1
+    (lost,) = feed(core, StreamGap(1, Kind.CANDLES, 0x7001, 2, 9, "slow"))  # nor does the unit of an interval end it
+    assert lost.view == "1?"
     core.check()
 
 

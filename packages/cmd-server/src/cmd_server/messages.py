@@ -315,7 +315,8 @@ def view_code(kind: Kind, text: str) -> int:
 
 
 def view_text(kind: int, view: int) -> str:
-    """Return the text of a view's number, as ``view_code`` takes it."""
+    """Return the text of a view's number, as ``view_code`` takes it; ``?`` stands for a unit of a newer version."""
     if kind == Kind.CANDLES:
-        return f"{view & 0xFFF}{_UNITS[view >> 12 & 7]}" + (":built" if view & _BUILT else "")
+        unit = view >> 12 & 7
+        return f"{view & 0xFFF}{_UNITS[unit] if unit < len(_UNITS) else '?'}" + (":built" if view & _BUILT else "")
     return str(view) if view and kind in (Kind.BOOK, Kind.AGGREGATE) else ""
