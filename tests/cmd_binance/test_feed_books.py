@@ -310,6 +310,21 @@ def test_books_of_a_connection_are_audited_one_after_the_other() -> None:
     assert sorted(s.symbol for s in wire.statuses("audited")) == sorted(symbols)
 
 
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_an_audit_before_the_first_delta_leaves_the_first_snapshot_the_first(ahead: int) -> None:
+    wire = Wire(types=("book",), options={"audit": "60"}).connect()
+    wire.take(wire.feed.snapshot("BTCUSDT", body(100), wire.now))
+    for _ in range(62):
+        wire.tick()
+    assert len(wire.did(FetchSnapshot)) == 2
+    wire.take(wire.feed.snapshot("BTCUSDT", body(100 + ahead), wire.now))
+    for update in range(101, 104):
+        wire.send(depth(update, update, [["98", str(update)]]))
+    (first,) = wire.of(BookSnapshot)
+    assert (first.epoch, first.seq) == (100, 100)
+    assert [(d.epoch, d.seq) for d in wire.of(BookDelta)] == [(100, 101), (100, 102), (100, 103)]
+
+
 def test_an_audit_can_be_switched_off_and_not_be_too_often() -> None:
     wire = Wire(types=("book",), options={"audit": "0"}).connect()
     wire.take(wire.feed.snapshot("BTCUSDT", body(100), wire.now))

@@ -96,3 +96,16 @@ def test_a_book_that_is_not_live_or_a_refresh_that_nobody_wanted_compared_is_no_
     builder.snapshot_requested()
     assert builder.snapshot(300, [(10.0, 7.0)], ASKS).live
     assert builder.audited is None
+
+
+def test_a_quiet_book_keeps_its_epoch_through_any_number_of_audits() -> None:
+    builder = live()
+    for _ in range(3):
+        assert builder.audit()
+        builder.snapshot_requested()
+        assert builder.snapshot(100, BIDS, ASKS).live
+        assert builder.audited == Audit(10, 10)
+        assert builder.epoch == 100
+        builder.check()
+    assert give(builder, 101, 101) is Applied.APPLIED
+    assert builder.epoch == 100

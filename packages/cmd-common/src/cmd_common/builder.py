@@ -436,9 +436,9 @@ class OrderBookBuilder:
         book = self.book
         if self._judge is None:
             self.resyncs += 1
-        if anew or self._judge is not self._next:
-            # A refresh of a LIVE book keeps its epoch: the chain of deltas is unbroken, and so what is
-            # stored of it does not depend on when the refresh happened to arrive.
+        if anew or self._judge is None:
+            # A refresh of a LIVE book keeps its epoch, even of one without a delta yet: the chain is unbroken,
+            # and so what is stored of it does not depend on when the refresh happened to arrive.
             self.epoch = snapshot_id
         self._move(BookEvent.SNAPSHOT)
         self._judge = self._next if replay else self._first

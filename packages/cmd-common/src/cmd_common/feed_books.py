@@ -607,10 +607,10 @@ class FeedBooks(FeedControl):
             self._book_lost(st, builder.gap_reason, now, out)  # crossed, or the touch is outside what it covers
         else:
             st.attempts = 0
+            # A mere refresh is of the same epoch and chain: the next periodic snapshot shows the deeper levels,
+            # and a first snapshot that still waits for its delta stays the first.
             if not refresh:
                 st.audited_at = (now, builder.book.ts_event)
-            # A mere refresh is of the same epoch and chain: the next periodic snapshot shows the deeper levels.
-            if not refresh or st.pending is not None:
                 st.pending = (parsed.id, len(bids), len(asks), _pack(bids), _pack(asks))
                 st.pending_ts = parsed.ts
                 self._replayed(st, result.replayed, now, out)
