@@ -533,7 +533,7 @@ class FaultMachine(CountedSteps):
     def snapshot(self, number: int) -> bool:
         builder = self.builder
         state, before = builder.state, builder.last_id
-        unbroken, epoch = builder._judge is builder._next, builder.epoch
+        unbroken, epoch = state is BookState.LIVE, builder.epoch
         bids, asks = self.exchange.levels(number)
         result = builder.snapshot(number, bids[: self.depth], asks[: self.depth])
         assert result.live == (builder.state is BookState.LIVE)
