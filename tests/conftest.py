@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# What processes of the tests tell of themselves is not for the cmd-cli status of who runs them.
+os.environ["CMD_RUN_DIR"] = tempfile.mkdtemp(prefix="cmd-tests-run-")
+atexit.register(shutil.rmtree, os.environ["CMD_RUN_DIR"], ignore_errors=True)
 
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow], print_blob=True

@@ -15,6 +15,12 @@ fi
 config=$1 log=$2
 shift 2
 
+# Where cmd-cli status looks for the jobs of the machine; the units of systemd make it.
+if [ -z "${CMD_RUN_DIR:-}" ] && [ -w /run/cryptomarketdata ]; then
+  CMD_RUN_DIR=/run/cryptomarketdata
+  export CMD_RUN_DIR
+fi
+
 folder=$(dirname "$log")
 mkdir -p "$folder" || exit 1
 if [ -f "$log" ] && [ "$(wc -c <"$log")" -gt 5000000 ]; then

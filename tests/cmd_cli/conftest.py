@@ -31,6 +31,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
         if name.startswith("CMD_") and name not in ("CMD_RECORDINGS", "CMD_REQUIRE", "CMD_PURE"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("CMD_RUN_DIR", str(tmp_path / "run"))
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "HOME"):
         folder = tmp_path / f".{name.lower()}"

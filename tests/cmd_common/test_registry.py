@@ -76,6 +76,7 @@ def test_the_groups_are_the_documented_ones() -> None:
         "cmd.transports",
         "cmd.sources",
         "cmd.sinks",
+        "cmd.metrics",
         "cmd.commands",
     )
 

@@ -23,7 +23,7 @@ from cmd_server.aeron_listener import AeronListener
 from cmd_server.errors import ServerError
 from cmd_server.limits import Limits
 from cmd_server.messages import Divert, Ping, Policy, Template
-from cmd_server.metrics import FeedMeter, HubCollector
+from cmd_server.metrics import Collector, hub_families
 from cmd_server.server import Server
 from cmd_server.transport import Address, ListenOptions
 
@@ -191,7 +191,7 @@ async def test_clients_are_counted_as_any(place: Path) -> None:
         client = await joined(place, "trades v:A")
         server.publish([trade(n) for n in range(50)])
         await client.messages(Template.TRADE, 50)
-        found = {m.name: m for m in HubCollector(server.hub, FeedMeter(), {}).collect()}
+        found = {m.name: m for m in Collector(lambda: hub_families(server.hub)).collect()}
         (sent,) = found["cmd_client_sent"].samples
         assert sent.value >= 50
         assert sent.labels["client"].startswith(f"unix:{place}.control pid")

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cmd_common.errors import UsageError
+from cmd_common.metrics import FeedMeter, book_families
 from cmd_common.orderbook import OrderBook
 from cmd_common.records import FeedStatus, Gap, InstrumentRecord, Trade
 from cmd_common.sequence import BookState
@@ -18,7 +19,7 @@ from cmd_server.errors import ServerError
 from cmd_server.health import HealthServer, json_answer, readiness
 from cmd_server.hub import Hub
 from cmd_server.messages import Login, Policy, Subscribe
-from cmd_server.metrics import FeedMeter, HubCollector, exposition, registry_of
+from cmd_server.metrics import Collector, exposition, hub_families, registry_of
 
 S = 1_000_000_000
 
@@ -163,7 +164,9 @@ def test_every_number_is_there_and_of_this_moment() -> None:
     meter.take([*records, Gap(1, 2, "v", "A", "trades", "disconnect", "lost"), status("disconnected")])
     hub.publish(records, 41 * S)
     hub.now += 2 * S
-    text, kind = exposition(registry_of(HubCollector(hub, meter, {"v:A": OrderBook()})))
+    books = {"v:A": OrderBook()}
+    collector = Collector(lambda: hub_families(hub), meter.families, lambda: book_families(books))
+    text, kind = exposition(registry_of(collector))
     assert kind.startswith("text/plain")
     found = {
         (s.name, *sorted(s.labels.values())): s.value
@@ -173,7 +176,7 @@ def test_every_number_is_there_and_of_this_moment() -> None:
     assert len(found) == text.count(b"\n") - text.count(b"\n#") - text.startswith(b"#")  # no row comes twice
     assert found["cmd_server_clients",] == 3
     assert found["cmd_server_records_total",] == 40
-    assert found["cmd_server_books", "EMPTY"] == 1
+    assert found["cmd_feed_books", "EMPTY"] == 1
     assert found["cmd_feed_records_total", "trades", "v"] == 40
     for name in ("same", "same #2"):
         label = ("drop-oldest", name)
@@ -195,7 +198,8 @@ def test_every_number_is_there_and_of_this_moment() -> None:
 def test_the_documentation_names_every_number() -> None:
     text = (Path(__file__).parents[2] / "docs" / "server.md").read_text()
     words = set(re.findall(r"`(\w+)`", text))
-    collector = HubCollector(Hub(epoch=1, now=S, wake=lambda client: None), FeedMeter(), {})
+    hub = Hub(epoch=1, now=S, wake=lambda client: None)
+    collector = Collector(lambda: hub_families(hub))
     for family in collector.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
         assert name in words or name.removeprefix("cmd_client") in words, name

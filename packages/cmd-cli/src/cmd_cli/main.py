@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "serve": "Push live data or history to other programs",
     "replay": "Serve recordings or a simulation as the exchange itself",
     "log": "Read the logs of programs that use cmd_common.log",
+    "status": "Show what runs on this machine, and how it is",
     "doctor": "Check this machine, store and network",
     "deploy": "Have jobs run by themselves: systemd or cron",
     "config": "Show or create the configuration",

@@ -62,6 +62,24 @@ class Audit(Struct, frozen=True):
         """Whether nothing differs."""
         return self.equal == self.compared
 
+    @property
+    def match(self) -> float:
+        """Share of the levels that agree, 0 to 1; 1 where there was nothing to compare."""
+        return self.equal / self.compared if self.compared else 1.0
+
+    @property
+    def words(self) -> str:
+        """What a FeedStatus row says of it."""
+        return f"{self.equal} of {self.compared} levels are those of a fresh copy"
+
+    @classmethod
+    def read(cls, words: str) -> Audit | None:
+        """The audit that ``words`` told; None for anything else."""
+        parts = words.split(" ", 3)
+        if len(parts) != 4 or parts[1] != "of" or not (parts[0].isdecimal() and parts[2].isdecimal()):
+            return None
+        return cls(compared=int(parts[2]), equal=int(parts[0]))
+
 
 # Enum members as globals: the hot path saves an attribute look-up each.
 _APPLY: Final = Verdict.APPLY

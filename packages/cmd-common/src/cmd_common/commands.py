@@ -130,6 +130,8 @@ class RecordOptions(Struct, frozen=True):
     queue_limit: int = 200_000  # records between feeds and store
     options: Mapping[str, str] = field(default_factory=dict)
     aggregate: AggregateOptions = AggregateOptions()  # used where ``types`` has aggregate
+    metrics: str = ""  # HOST:PORT of /metrics, /health and /ready of ``record``; empty: none
+    token: str = ""  # that /metrics asks for where it can be reached from elsewhere
 
 
 class ArchiveOptions(Struct, frozen=True):

@@ -40,6 +40,7 @@ class Key(Struct, frozen=True):
         return (own, f"CMD_{self.name.replace('-', '_').upper()}") if self.section and self.shared else (own,)
 
 
+_LOGGED: Final = ("log-file", "log-format")  # keys of commands that run long
 _MERGED: Final = ("equivalent", "convert", "stale-after")  # keys of commands that merge books
 
 
@@ -70,6 +71,16 @@ def _top() -> Iterator[Key]:
     )
     yield Key("", "token", "text", "secret that a server asks its clients for; a file is safer", example='"secret"')
     yield Key("", "token-file", "text", "file that holds the token", example='"/etc/cmd/token"')
+    yield Key(
+        "",
+        "log-file",
+        "text",
+        "file that everything said goes into, of a process that runs long; {command} in it is replaced",
+        "",
+        example='"/var/log/cryptomarketdata/{command}.log"',
+    )
+    forms = ("json", "text", "binary")
+    yield Key("", "log-format", "choice", "form of that file", "json", forms, example='"text"')
     levels = ("debug", "info", "warning", "error")
     yield Key("", "log-level", "choice", "how much is logged", "warning", levels, example='"info"')
 
@@ -81,7 +92,10 @@ def _shared(section: str, *names: str) -> Iterator[Key]:
 
 
 def _record() -> Iterator[Key]:
-    yield from _shared("record", "exchange", "symbols", "store", "endpoint", "proxy", "interval", *_MERGED)
+    yield from _shared(
+        "record", "exchange", "symbols", "store", "endpoint", "proxy", "interval", "token-file", *_LOGGED, *_MERGED
+    )
+    yield Key("record", "metrics", "text", "address of /metrics, /health and /ready", "", example='"127.0.0.1:9101"')
     types = ["trades", "quotes", "book", "candles"]
     yield Key("record", "types", "list", "what to record", types, example='["trades", "book"]')
     yield Key("record", "depth", "int", "levels of partial depth instead of the full book", least=1, example="20")
@@ -97,8 +111,14 @@ def _record() -> Iterator[Key]:
     yield Key("record", "options", "mapping", "settings of one exchange package", {}, example="{ }")
 
 
+def _numbers(section: str) -> Key:
+    words = "file for the numbers of the last run, which node_exporter reads; it ends in .prom"
+    return Key(section, "metrics-file", "text", words, "", example=f'"/var/lib/node_exporter/{section}.prom"')
+
+
 def _archive() -> Iterator[Key]:
-    yield from _shared("archive", "exchange", "symbols", "store", "endpoint", "proxy", "interval")
+    yield from _shared("archive", "exchange", "symbols", "store", "endpoint", "proxy", "interval", *_LOGGED)
+    yield _numbers("archive")
     yield Key("archive", "types", "list", "what to archive", ["trades"], example='["trades", "candles"]')
     yield Key("archive", "start", "text", "first day, inclusive, UTC", example='"2024-08-08"')
     yield Key("archive", "end", "text", "last day, inclusive, UTC; default: the first", example='"2024-08-09"')
@@ -158,7 +178,16 @@ def _serve() -> Iterator[Key]:
         "serve", "listen", "list", "addresses to serve at", example='["tcp:127.0.0.1:9999", "unix:/run/cmd.sock"]'
     )
     yield from _shared(
-        "serve", "exchange", "symbols", "endpoint", "proxy", "interval", "stale-after", "token-file", *_MERGED[:2]
+        "serve",
+        "exchange",
+        "symbols",
+        "endpoint",
+        "proxy",
+        "interval",
+        "stale-after",
+        "token-file",
+        *_LOGGED,
+        *_MERGED[:2],
     )
     types = ["trades", "quotes", "book", "candles"]
     yield Key("serve", "types", "list", "what to serve", types, example='["trades", "book"]')
@@ -215,7 +244,8 @@ def _others() -> Iterator[Key]:
     yield Key("deploy", "webhook-file", "text", "file that holds the webhook's URL", "", example='"/etc/cmd/webhook"')
     yield from _shared("doctor", "exchange", "store", "endpoint", "proxy")
     yield from _shared("verify", "store", "endpoint", "proxy")
-    yield from _shared("repair", "store", "endpoint", "proxy")
+    yield from _shared("repair", "store", "endpoint", "proxy", *_LOGGED)
+    yield _numbers("repair")
     yield from _shared("query", "store")
     formats = ("table", "csv", "ndjson", "json")
     yield Key("query", "format", "choice", "form of the output", "table", formats, example='"csv"')

@@ -472,14 +472,13 @@ class FeedBooks(FeedControl):
         audit = builder.audited
         assert audit is not None
         builder.audited = None
-        words = f"{audit.equal} of {audit.compared} levels are those of a fresh copy"
-        self._status(out, now, "audited" if audit.agrees else "audit_failed", words, st.symbol, "book")
+        self._status(out, now, "audited" if audit.agrees else "audit_failed", audit.words, st.symbol, "book")
         since, st.audited_at = st.audited_at[1], (now, builder.book.ts_event)
         if not audit.agrees and st.depth is not None:
             since = since or builder.book.ts_event  # the book was made of a snapshot alone
             until = max(builder.book.ts_event, since)
             for table in self._book_tables(st.depth):
-                self._gap(out, Gap(since, until, self.venue, st.symbol, table, "audit", "suspect", detail=words))
+                self._gap(out, Gap(since, until, self.venue, st.symbol, table, "audit", "suspect", detail=audit.words))
 
     # Snapshots in the stream
 

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUPS", "command", "exchange", "load", "names", "store"]
 
-GROUPS: Final = ("cmd.exchanges", "cmd.stores", "cmd.transports", "cmd.sources", "cmd.sinks", "cmd.commands")
+GROUPS: Final = (
+    "cmd.exchanges",
+    "cmd.stores",
+    "cmd.transports",
+    "cmd.sources",
+    "cmd.sinks",
+    "cmd.metrics",
+    "cmd.commands",
+)
 _WHAT: Final = {"cmd.exchanges": "exchange", "cmd.stores": "store", "cmd.commands": "command"}
 
 

@@ -11,10 +11,16 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from cmd_common import registry
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, RecordOptions, Reporter, Result
 from cmd_common.errors import UsageError
+from cmd_common.metrics import FeedMeter, book_families
+from cmd_common.processes import ProcessState
 from cmd_common.service import ServiceManager
 from cmd_common.signals import done_before, finish_on_signals
+
+from .metrics import session_facts
+from .session import LiveSession
 
 __all__ = ["record", "run"]
 
@@ -33,8 +39,6 @@ def run(options: RecordOptions, reporter: Reporter) -> Result:
 
 async def record(options: RecordOptions, reporter: Reporter) -> Result:
     """``run`` inside a running event loop."""
-    from .session import LiveSession
-
     if not options.store and not options.raw:
         raise UsageError("nowhere to record to", hint="give a store, such as parquet:data")
     if options.duration is not None and options.duration <= 0:
@@ -42,24 +46,72 @@ async def record(options: RecordOptions, reporter: Reporter) -> Result:
     session = LiveSession(options, reporter)
     stop = asyncio.Event()
     service = ServiceManager()
-    async with service.alive():
-        with finish_on_signals(stop.set, reporter):
-            started = await done_before(stop, session.start())
-            if started:
-                named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in session.symbols.items())
-                where = options.store or options.raw
-                reporter.info(f"recording {', '.join(options.types)} into {where}; symbols: {named}; Ctrl-C stops")
-                service.ready(f"recording {', '.join(options.types)} of {named}")
-                seconds = options.duration / 1e9 if options.duration is not None else None
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(seconds):
-                        await done_before(stop, session.wait())
-            service.stopping()
-            await session.stop()
-    return _result(session, reporter)
+    watched = _Watched(options, session)
+    with ProcessState("record", store=options.store or f"raw {options.raw}") as process:
+        async with service.alive():
+            with finish_on_signals(stop.set, reporter):
+                try:
+                    await watched.open(reporter)
+                    if await done_before(stop, session.start()):
+                        named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in session.symbols.items())
+                        doing = f"recording {', '.join(options.types)} of {named}"
+                        where = options.store or options.raw
+                        reporter.info(
+                            f"recording {', '.join(options.types)} into {where}; symbols: {named}; Ctrl-C stops"
+                        )
+                        service.ready(doing)
+                        process.running(doing, metrics=watched.address)
+                        watched.phase = "live"
+                        seconds = options.duration / 1e9 if options.duration is not None else None
+                        async with process.alive(lambda: session_facts(session)):
+                            with contextlib.suppress(TimeoutError):
+                                async with asyncio.timeout(seconds):
+                                    await done_before(stop, session.wait())
+                    service.stopping()
+                    process.stopping()
+                    await session.stop()
+                finally:
+                    await watched.close()
+        result = _result(session, reporter)
+        process.finish(result.exit_code, str(session.error or ""), session_facts(session))
+    return result
 
 
-def _result(session: Any, reporter: Reporter) -> Result:
+class _Watched:
+    """The address where a recording can be watched, if one is asked for."""
+
+    def __init__(self, options: RecordOptions, session: LiveSession) -> None:
+        self.phase = "starting"
+        self.address = ""
+        self._options = options
+        self._session = session
+        self._server: Any = None
+
+    async def open(self, reporter: Reporter) -> None:
+        """Listen; raises CmdError where the address or a package is missing."""
+        if not self._options.metrics:
+            return
+        meter, session = FeedMeter(), self._session
+        session.on_records(meter.take)
+        self._server = await registry.load("cmd.metrics", "http")(
+            self._options.metrics,
+            [meter.families, session.families, lambda: book_families(session.books)],
+            phase=lambda: self.phase,
+            books=lambda: session.books,
+            meter=meter,
+            facts=lambda: {"symbols": {venue: len(symbols) for venue, symbols in session.symbols.items()}},
+            token=self._options.token,
+        )
+        self.address = self._server.address
+        reporter.info(f"metrics at {self.address}/metrics")
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            await self._server.close()
+
+
+def _result(session: LiveSession, reporter: Reporter) -> Result:
     gaps = session.ledger.gaps
     pipeline = session.pipeline
     summary = {

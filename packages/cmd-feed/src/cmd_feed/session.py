@@ -12,7 +12,7 @@ that a viewer or a server can use it without importing this package by name:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -27,7 +27,8 @@ from cmd_common.exchange import Endpoints, Exchange, live_intervals
 from cmd_common.feed import AGGREGATE, SESSION_TYPES, Feed, FeedCounters, Subscription
 from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
-from cmd_common.io import IReader, IWriter, open_reader, open_writer
+from cmd_common.io import IReader, IWriter, WriterCounters, open_reader, open_writer
+from cmd_common.metrics import Family
 from cmd_common.multibook import MultiSymbolOrderBook
 from cmd_common.records import BookDelta, BookSnapshot, Gap, Record, full_name
 from cmd_common.seams import Clock, Net, Rng, SystemClock, system_rng
@@ -38,6 +39,7 @@ from .budget import BudgetPools
 from .gaps import GapLedger, overflow_gaps
 from .instruments import load_instruments
 from .limiter import WindowLimiter
+from .metrics import session_families
 from .pipeline import Pipeline, Sink
 from .raw import Compression, RawLine, RawRecorder
 from .resume import Resume
@@ -131,6 +133,7 @@ class LiveSession:
         self._final: dict[str, BookInfo] | None = None
         self._final_aggregates: dict[str, AggregateInfo] | None = None
         self._aggregates: Aggregates | None = None
+        self.writer_counters: WriterCounters | None = None  # of the store, once it is open
         self._live_total = (-1, -1)
         self._progress: asyncio.Task[None] | None = None
 
@@ -260,6 +263,10 @@ class LiveSession:
             for r in self._runners.values()
         ]
 
+    def families(self) -> Iterable[Family]:
+        """The numbers of this moment, for monitoring: connections, queues, the store's writer."""
+        return session_families(self)
+
     @property
     def failed_connections(self) -> int:
         """Connections that were given up."""
@@ -370,6 +377,7 @@ class LiveSession:
         options = self.options
         if options.store or self._writer is not None:
             writer = self._writer or open_writer(options.store)
+            self.writer_counters = getattr(writer, "counters", None)  # what stands in for a store may count nothing
             self.pipeline = Pipeline[Record](
                 cast("Sink[Record]", writer),
                 limit=options.queue_limit,

@@ -48,6 +48,7 @@ class QuestDBCounters(WriterCounters):
     hung: int = 0  # attempts that the watchdog gave up
     spilled: int = 0  # rows confirmed in the spill
     drained: int = 0  # rows sent from there, also those of earlier writers
+    spill_bytes: int = 0  # that wait there now
     quarantined: int = 0
     beaten: int = 0  # rows not written because a better one is stored
     deleted: int = 0

@@ -149,6 +149,7 @@ class QuestDBWriter:
                 self._left(error)
             if conf.spill:
                 self._spill = Spill(conf.spill, conf.spill_limit)
+                self.counters.spill_bytes = self._spill.bytes
                 if self._spill.waiting:
                     self._notice(f"an earlier writer left {self._spill.bytes:,} bytes of rows in {conf.spill}")
         except BaseException:
@@ -295,7 +296,11 @@ class QuestDBWriter:
         self._check_open()
         if self._spill is not None and self._spill.waiting:  # first: it may be full
             self._drain(self._options.drain)
-        self._send_queue()
+        try:
+            self._send_queue()
+        finally:
+            if self._spill is not None:
+                self.counters.spill_bytes = self._spill.bytes
         self._quarantine.sync()
         self.counters.flushes += 1
 

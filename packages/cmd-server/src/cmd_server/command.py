@@ -25,16 +25,18 @@ from cmd_common.commands import (
 )
 from cmd_common.errors import CmdError, StoreError, UsageError
 from cmd_common.io import open_reader
+from cmd_common.metrics import Families, FeedMeter, book_families
+from cmd_common.processes import ProcessState
 from cmd_common.records import BookSnapshot, InstrumentRecord, Record
 from cmd_common.seams import Clock, SystemClock
 from cmd_common.sequence import BookState
 from cmd_common.service import ServiceManager
 from cmd_common.signals import done_before, finish_on_signals
 
-from .health import HealthServer, json_answer, readiness
+from .health import HealthServer, open_health
 from .history import Reading, Selection
 from .limits import Limits
-from .metrics import FeedMeter, HubCollector, exposition, registry_of
+from .metrics import hub_families
 from .playing import Player
 from .selecting import stored_selection
 from .server import Server
@@ -87,9 +89,12 @@ async def serve(
         await asyncio.to_thread(_look, options)
     serving = _Serving(options, reporter, make_source or registry.load("cmd.sources", "live"), clock or SystemClock())
     stop = asyncio.Event()
-    async with serving.service.alive():
-        with finish_on_signals(stop.set, reporter):
-            return await serving.run(stop)
+    with serving.process:
+        async with serving.service.alive(), serving.process.alive(serving.facts):
+            with finish_on_signals(stop.set, reporter):
+                result = await serving.run(stop)
+        serving.process.finish(result.exit_code, result.summary.get("error", ""), serving.facts())
+    return result
 
 
 def _check(options: ServeOptions) -> None:
@@ -151,6 +156,7 @@ class _Serving:
         self.meter = FeedMeter()
         self.phase = "starting"
         self.service = ServiceManager()
+        self.process = ProcessState("serve", store=options.source.store or options.from_store)
         self.source: LiveSource | None = None
         if _live_follows(options):
             self.source = make_source(options.source, reporter)
@@ -176,8 +182,7 @@ class _Serving:
         try:
             listeners = await self.server.listen_all(self.options.listen)
             if self.options.metrics:
-                health = self._health()
-                await health.listen(self.options.metrics)
+                health = await self._health(self.options.metrics)
             if self.source is not None and not await done_before(stop, self.source.__aenter__()):
                 return self._result()
             entered = self.source is not None
@@ -194,6 +199,11 @@ class _Serving:
             named = ", ".join(f"{venue} {len(symbols)}" for venue, symbols in selection.items())
             self.reporter.info(f"serving {', '.join(source.types)}; symbols: {named}; Ctrl-C stops")
             self.service.ready(f"serving {', '.join(source.types)} of {named}")
+            addresses = ", ".join(str(listener.address) for listener in listeners)
+            self.process.running(
+                f"serving {', '.join(source.types)} of {named} at {addresses}",
+                metrics=health.address if health is not None else "",
+            )
             seconds = source.duration / 1e9 if source.duration is not None else None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -204,6 +214,7 @@ class _Serving:
             self.error = error
         finally:
             self.service.stopping()
+            self.process.stopping()
             if entered and self.source is not None:
                 await self.source.__aexit__(None, None, None)
             await self.server.close(drain=_DRAIN_AT_END if ended else _DRAIN)
@@ -329,26 +340,31 @@ class _Serving:
 
     # -- health
 
-    def _health(self) -> HealthServer:
-        collector = HubCollector(self.server.hub, self.meter, self.books)
-        metrics = registry_of(collector)
-        return HealthServer(
-            {
-                "/metrics": lambda: (200, *exposition(metrics)),
-                "/health": self._alive,
-                "/ready": self._ready,
-            },
-            token=self.options.token,
-            protected=frozenset({"/metrics"}),
-        )
-
-    def _alive(self) -> tuple[int, bytes, str]:
+    def facts(self) -> dict[str, Any]:
+        """What is served, in short."""
         hub = self.server.hub
-        return json_answer({"status": "ok", "phase": self.phase, "clients": len(hub.clients), "epoch": hub.epoch})
+        return {
+            "phase": self.phase,
+            "clients": len(hub.clients),
+            "records": hub.counters.records,
+            "messages": hub.counters.messages,
+            "gaps": len(self.meter.open_gaps),
+            "books": dict(Counter(book.state.value for book in self.books.values())),
+        }
 
-    def _ready(self) -> tuple[int, bytes, str]:
-        found = readiness(self.phase, self.books, self.meter)
-        return json_answer(found, ok=found.ready)
+    async def _health(self, address: str) -> HealthServer:
+        hub = self.server.hub
+        told: Families | None = getattr(self.source, "families", None)  # a source may tell what it counts
+        of_source = [told] if told is not None else []
+        return await open_health(
+            address,
+            [lambda: hub_families(hub), self.meter.families, lambda: book_families(self.books), *of_source],
+            phase=lambda: self.phase,
+            books=lambda: self.books,
+            meter=self.meter,
+            facts=lambda: {"clients": len(hub.clients), "epoch": hub.epoch},
+            token=self.options.token,
+        )
 
 
 def _behind(client: Client) -> bool:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from cmd_common.errors import CmdError, UsageError
+from cmd_common.metrics import Families, FeedMeter
 from cmd_common.sequence import BookState
 
 from .errors import ServerError
-from .metrics import FeedMeter
+from .metrics import Collector, exposition, registry_of
 from .security import loopback
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from cmd_common.orderbook import OrderBook
 
-__all__ = ["HealthServer", "Readiness", "json_answer", "readiness"]
+__all__ = ["HealthServer", "Readiness", "json_answer", "open_health", "readiness"]
 
 _NAMED: Final = 20  # books that are named one by one
 _OPEN: Final = 5.0  # s for a request to be complete
@@ -159,6 +160,40 @@ class HealthServer:
         shown = headers.get_all("Authorization")
         given = shown[0] if len(shown) == 1 else ""
         return hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode())
+
+
+async def open_health(
+    address: str,
+    families: Sequence[Families],
+    *,
+    phase: Callable[[], str],
+    books: Callable[[], Mapping[str, OrderBook]],
+    meter: FeedMeter,
+    facts: Callable[[], Mapping[str, Any]] = dict,
+    token: str = "",
+) -> HealthServer:
+    """Answer at ``HOST:PORT`` for a process with feeds; the entry point ``http`` of ``cmd.metrics``.
+
+    ``families`` are all numbers, ``facts`` what ``/health`` says beside status and phase; the other arguments are those of
+    ``readiness``. Raises as ``HealthServer.listen``, and CmdError where prometheus-client is not installed.
+    """
+    registry = registry_of(Collector(*families))
+
+    def ready() -> tuple[int, bytes, str]:
+        found = readiness(phase(), books(), meter)
+        return json_answer(found, ok=found.ready)
+
+    server = HealthServer(
+        {
+            "/metrics": lambda: (200, *exposition(registry)),
+            "/health": lambda: json_answer({"status": "ok", "phase": phase(), **facts()}),
+            "/ready": ready,
+        },
+        token=token,
+        protected=frozenset({"/metrics"}),
+    )
+    await server.listen(address)
+    return server
 
 
 async def _nothing(connection: ServerConnection) -> None:

@@ -13,6 +13,7 @@ def _archive(**flags: object) -> int:
     from datetime import date
 
     from cmd_cli import values
+    from cmd_cli.observed import observing
     from cmd_common.commands import ArchiveOptions, Result
     from cmd_common.errors import UsageError
     from cmd_common.registry import command as implementation
@@ -49,7 +50,8 @@ def _archive(**flags: object) -> int:
         since_last=since_last,
     )
     with run.output() as output:
-        result: Result = implementation("archive")(options, output)
+        with observing(run, "archive", output, store=options.store, job=not options.dry_run) as watch:
+            result: Result = watch.ended(implementation("archive")(options, watch))
         return output.finish(result)
 
 
@@ -92,6 +94,9 @@ command = Cmd(
         flag("archive", "keep-downloads"),
         flag("archive", "endpoint"),
         flag("archive", "proxy", metavar="URL"),
+        flag("archive", "metrics-file", metavar="FILE"),
+        flag("archive", "log-file", metavar="FILE"),
+        flag("archive", "log-format"),
     ],
     notes="Where an exchange publishes no bulk files (or lacks one), its REST history is asked, within its limits and reach.\n"
     "--exchange kraken --from-file Kraken_Trading_History.zip reads a dump that was downloaded by hand.\n"

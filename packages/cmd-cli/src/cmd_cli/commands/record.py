@@ -8,12 +8,16 @@ __all__ = ["command"]
 
 
 def _record(**flags: object) -> int:
+    from msgspec.structs import replace
+
     from cmd_cli import values
+    from cmd_cli.observed import observing
     from cmd_common.commands import AggregateOptions, Result
     from cmd_common.feed import SESSION_TYPES
     from cmd_common.registry import command as implementation
 
     run = Run("record", flags)
+    metrics = values.listen(run.get("metrics")) if run.get("metrics") else ""
     venues = values.exchanges(run.get("exchange"), run.get("symbols"))
     options = values.record_options(
         run,
@@ -29,8 +33,14 @@ def _record(**flags: object) -> int:
             depth=run.get("aggregate-depth"),
         ),
     )
+    options = replace(
+        options,
+        metrics=metrics,
+        token=values.token(run.get("token", section=""), run.get("token-file")) if metrics else "",
+    )
     with run.output() as output:
-        result: Result = implementation("record")(options, output)
+        with observing(run, "record", output) as watch:
+            result: Result = watch.ended(implementation("record")(options, watch))
         return output.finish(result)
 
 
@@ -75,6 +85,10 @@ command = Cmd(
         flag("record", "snapshot-every"),
         flag("record", "queue-limit"),
         flag("record", "options", metavar="K=V,..."),
+        flag("record", "metrics", metavar="HOST:PORT"),
+        flag("record", "token-file", metavar="FILE", note="asked for by /metrics where others can reach it"),
+        flag("record", "log-file", metavar="FILE"),
+        flag("record", "log-format"),
     ],
     notes="Ctrl-C ends it cleanly: everything received is written first. Exit codes: 0 done, 1 failed, 2 wrong usage,\n"
     "3 done with gaps, which are rows of table gaps.",

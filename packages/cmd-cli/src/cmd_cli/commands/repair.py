@@ -15,6 +15,7 @@ __all__ = ["command"]
 
 def _repair(**flags: Any) -> int:
     from cmd_cli import values
+    from cmd_cli.observed import observing
     from cmd_common.commands import RepairOptions, Result
     from cmd_common.registry import command as implementation
 
@@ -33,7 +34,8 @@ def _repair(**flags: Any) -> int:
         proxy=run.get("proxy"),
     )
     with run.output() as output:
-        result: Result = implementation("repair")(options, output)
+        with observing(run, "repair", output, store=options.store, job=not options.dry_run) as watch:
+            result: Result = watch.ended(implementation("repair")(options, watch))
         return output.finish(result)
 
 
@@ -64,6 +66,9 @@ command = Cmd(
         click.Option(["--dry-run"], is_flag=True, help="say what would be fetched"),
         flag("repair", "endpoint"),
         flag("repair", "proxy", metavar="URL"),
+        flag("repair", "metrics-file", metavar="FILE"),
+        flag("repair", "log-file", metavar="FILE"),
+        flag("repair", "log-format"),
     ],
     notes="Exit codes: 0 nothing is missing any more, 1 failed, 2 wrong usage, 3 something still is, 4 another repair works on\n"
     "the store, 5 an exchange could not be reached. Order books and quotes cannot be had again: docs/repair.md.",

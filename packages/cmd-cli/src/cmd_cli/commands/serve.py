@@ -9,6 +9,7 @@ __all__ = ["command"]
 
 def _serve(**flags: object) -> int:
     from cmd_cli import values
+    from cmd_cli.observed import observing
     from cmd_common.commands import AggregateOptions, Result, ServeOptions
     from cmd_common.errors import UsageError
     from cmd_common.feed import FEED_TYPES
@@ -51,7 +52,8 @@ def _serve(**flags: object) -> int:
         hold=run.get("hold"),
     )
     with run.output() as output:
-        result: Result = implementation("serve")(options, output)
+        with observing(run, "serve", output) as watch:
+            result: Result = watch.ended(implementation("serve")(options, watch))
         output.close()
         if run.json:
             return output.finish(result)
@@ -95,6 +97,8 @@ command = Cmd(
         flag("serve", "interval", metavar="INTERVAL"),
         flag("serve", "token-file", metavar="FILE", note="needed where an address can be reached from elsewhere"),
         flag("serve", "metrics", metavar="HOST:PORT"),
+        flag("serve", "log-file", metavar="FILE"),
+        flag("serve", "log-format"),
         flag("serve", "store", metavar="KIND:PATH"),
         flag("serve", "from-store", metavar="KIND:PATH"),
         flag("serve", "start", metavar="INSTANT"),

@@ -148,6 +148,8 @@ def _service(plan: Plan, job: str) -> str:
     if plan.scope == "system":
         text += f"User={plan.user}\nGroup={plan.user}\nStateDirectory={NAME}\nWorkingDirectory=/var/lib/{NAME}\n"
         text += f"Environment=HOME=/var/lib/{NAME}\n" + _SYSTEM
+        # where cmd-cli status looks; all units share it
+        text += f"RuntimeDirectory={NAME}\nRuntimeDirectoryPreserve=yes\nRuntimeDirectoryMode=0755\n"
         if plan.data:
             text += f"ReadWritePaths={quoted([f'-{path}' for path in plan.data])}\n"
     if not daily:
