@@ -25,7 +25,7 @@ if [ -x "$CLI" ]; then
 elif compgen -G "$prefix/etc/systemd/system/$NAME-*" >/dev/null; then
   die "units are there, and no cmd-cli at $CLI to remove them: run install.sh first"
 fi
-act rm -rf -- "$OPT"
+act rm -rf -- "$OPT" "$prefix/run/$NAME"
 if [ "$purge" = 1 ]; then
   act rm -rf -- "$ETC" "$DATA" "$BACKUPS"
   if [ -z "$prefix" ] && getent passwd "$NAME" >/dev/null; then act userdel "$NAME"; fi

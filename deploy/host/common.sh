@@ -72,7 +72,7 @@ new_environment() {
     done
   fi
   "$tools/bin/uv" venv --quiet --python "$(find_python)" "$env" >&2
-  if ! "$tools/bin/uv" pip install --quiet --python "$env" "${packages[@]}" uvloop >&2 ||
+  if ! "$tools/bin/uv" pip install --quiet --python "$env" "${packages[@]}" uvloop websockets prometheus-client >&2 ||
     ! "$env/bin/cmd-cli" version >/dev/null; then
     rm -rf "$env"
     die "the distributions could not be installed; check the network or the package index"

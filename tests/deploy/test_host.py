@@ -37,13 +37,10 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         sys.executable, "-m", "cmd_cli", "replay", "--exchange", "binance-spot", "--simulate", "--symbols", "BTCUSDT",
         "--start", today, "--history-days", "2", "--history-trades", "200",
     ]  # fmt: skip
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield str(process.stdout.readline().split('"endpoint":"')[1].split('"')[0])
-    finally:
         process.terminate()
-        process.wait(60)
 
 
 @pytest.fixture(scope="module")
