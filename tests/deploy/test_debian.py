@@ -21,7 +21,7 @@ CLI = f"/opt/{NAME}/current/bin/cmd-cli"
 TIMEOUT = 600
 # In a mount namespace of its own, so that nothing stays mounted; the network is this machine's loopback.
 ENTER = (
-    'r=$1; shift; mount -t proc proc "$r/proc"; mount --bind /dev "$r/dev"; exec chroot "$r" /usr/bin/env -i HOME=/root '
+    'r=$1; shift; mount -t proc proc "$r/proc"; mount --bind /dev "$r/dev"; exec chroot "$r" /usr/bin/env -i HOME=/srv '
     'LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt "$@"'
 )
 IGNORED = (
