@@ -28,8 +28,6 @@ IGNORED = (
     "/src",
     "/proc",
     "/dev",
-    "/root/.cache",
-    "/root/.local",
     "/run/systemd",
     "/tmp",
     "/var/cache",
