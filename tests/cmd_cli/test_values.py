@@ -107,6 +107,7 @@ def test_a_mapping_of_symbols_names_the_exchanges() -> None:
 def test_endpoints_of_other_venues_are_left_out() -> None:
     found = {"": "http://a:1", "binance-spot": "http://b:1", "binance-usdm": "http://c:1"}
     assert values.endpoints(found, ["binance-spot"]) == {"": "http://a:1", "binance-spot": "http://b:1"}
+    assert values.endpoints(found, []) == found
 
 
 @given(st.text(max_size=30))

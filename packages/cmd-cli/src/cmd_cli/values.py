@@ -152,14 +152,14 @@ def check_store(url: str | None) -> str:
 
 
 def endpoints(found: Mapping[str, str] | None, venues: Sequence[str]) -> dict[str, str]:
-    """Check endpoints, a mapping from venue (empty: all) to URL; those of other venues are left out."""
+    """Check endpoints, a mapping from venue (empty: all) to URL; those of other venues are left out, where some are named."""
     from cmd_common.registry import names as registered
 
     known = registered("cmd.exchanges")
     for venue in found or ():
         if venue and venue not in known:
             raise UnknownNameError("exchange in endpoint", venue, nearest(venue, known))
-    return {venue: url for venue, url in (found or {}).items() if not venue or venue in venues}
+    return {venue: url for venue, url in (found or {}).items() if not venue or not venues or venue in venues}
 
 
 def day(text: str, what: str) -> date:
