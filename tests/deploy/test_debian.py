@@ -26,6 +26,7 @@ ENTER = (
 )
 IGNORED = (
     "/src",
+    "/srv",
     "/proc",
     "/dev",
     "/run/systemd",
