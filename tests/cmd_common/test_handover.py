@@ -115,3 +115,95 @@ def test_what_both_brought_has_no_hole_whenever_it_may_be_taken(
                 mine = [f for f in merged if f[0] == name]
                 assert mine == [f for f in sent if f[0] == name][: len(mine)]
             return
+
+
+# -- a second connection for good
+
+
+def kept() -> Overlap:
+    o = Overlap(Numbers(), 1, 0, keep=True)
+    o.second("ok", 0)
+    assert o.verdict(5 * S) is Verdict.TAKE
+    return o
+
+
+def test_a_kept_one_lets_go_of_what_the_first_has_delivered() -> None:
+    o = kept()
+    for n in range(1, 6):
+        o.second(f"a:{n}", n * S)
+    o.second("b:1", 6 * S)
+    o.first("a:3")
+    assert o.trim(6 * S) == []
+    assert o.held == ["ok", "a:4", "a:5", "b:1"]
+    o.first("a:5")
+    o.first("b:1")
+    assert o.trim(7 * S) == []
+    assert o.take() == ["ok"]
+    assert o.held == []
+
+
+def test_a_kept_one_tells_what_the_first_lacks() -> None:
+    o = kept()
+    o.second("a:1", 6 * S)
+    o.second("b:1", 7 * S)
+    o.first("a:1")
+    assert o.trim(16 * S) == []
+    assert o.trim(17 * S) == ["b"]
+    assert o.held == ["ok", "b:1"]
+
+
+def test_a_kept_one_that_says_nothing_is_given_up() -> None:
+    o = kept()
+    o.second("a:1", 6 * S)
+    for n in range(1, 102):
+        o.first(f"a:{n}")
+    assert o.verdict(15 * S) is Verdict.TAKE
+    assert o.verdict(16 * S) is Verdict.GIVE_UP
+    o.second("a:102", 16 * S)
+    assert o.verdict(17 * S) is Verdict.TAKE
+
+
+def test_frames_that_are_no_data_and_times_of_sending_are_not_kept() -> None:
+    class Times(Numbers):
+        def position(self, frame: str | bytes) -> Position | None:
+            found = super().position(frame)
+            return found and Position(found.stream, found.last, found.last, exact=False)
+
+    o = Overlap(Times(), 1, 0, keep=True)
+    o.second("hello", 0)
+    o.second("ok", 0)
+    o.second("ok", 0)
+    o.second("kline:1000", S)
+    assert o.held == ["ok", "kline:1000"]
+    assert o.trim(10 * S) == []
+    assert o.held == ["ok", "kline:1000"]
+    assert o.trim(11 * S) == []  # the first has sent it at another time
+    assert o.held == ["ok"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("12t"), st.sampled_from("ab")), max_size=200), st.integers(0, 8))
+def test_at_any_moment_the_kept_one_holds_what_the_first_has_not_delivered(
+    steps: list[tuple[str, str]], ahead: int
+) -> None:
+    o = Overlap(Numbers(), 1, 0, keep=True)
+    o.second("ok", 0)
+    first = {"a": ahead, "b": 0}
+    second = {"a": 0, "b": ahead}
+    begun: dict[str, int] = {}
+    for who, stream in steps:
+        if who == "1":
+            first[stream] += 1
+            o.first(f"{stream}:{first[stream]}")
+        elif who == "2":
+            second[stream] += 1
+            begun.setdefault(stream, second[stream])
+            o.second(f"{stream}:{second[stream]}", S)
+        else:
+            o.trim(S)
+        for name in begun:
+            held = [int(str(f).partition(":")[2]) for f in o.held if str(f).startswith(name + ":")]
+            wanted = range(max(first[name] + 1, begun[name]), second[name] + 1)
+            assert set(wanted) <= set(held)  # what is needed is there, in order
+            assert held == sorted(held)
+    if o.verdict(6 * S) is Verdict.TAKE:  # and then nothing lies between
+        assert all(begun[name] <= first[name] + 1 for name in begun)

@@ -99,7 +99,7 @@ class Control(FeedBase):
             data = outer.get("data", outer)
             kind = data.get("e", "bookTicker" if "A" in data else "")
             if kind == "kline":
-                return Position(f"kline {data['s']} {data['k']['i']}", data["E"], data["E"])
+                return Position(f"kline {data['s']} {data['k']['i']}", data["E"], data["E"], exact=False)
             if kind == "depthUpdate":
                 return Position(f"depth {data['s']}", data.get("pu", data["U"] - 1), data["u"])
             if not kind and "lastUpdateId" in data:

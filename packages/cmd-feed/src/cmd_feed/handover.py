@@ -1,9 +1,12 @@
-"""The second connection of a handover: it is opened and subscribed, and its frames are held until it is taken."""
+"""The second connection of a handover: it is opened and subscribed, and its frames are held until it is taken.
+
+With ``keep`` it stays beside the first one for good, and holds only what that has not delivered yet.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cmd_common.errors import CmdError
 from cmd_common.handover import Movable, Overlap, Verdict
@@ -30,7 +33,9 @@ class Standby:
         connects: WindowLimiter,
         messages: WindowLimiter,
         raw: Callable[[str, str], None] = lambda src, text: None,
+        keep: bool = False,
     ) -> None:
+        self.keep = keep
         self.error = ""
         self.opened = 0  # monotonic ns
         self._feed = feed
@@ -55,7 +60,7 @@ class Standby:
             self.opened = self._clock.monotonic()
             self._raw("ws_open", "null")
             frames = self._feed.resubscribe(self._clock.now())
-            overlap = self._overlap = Overlap(self._feed, len(frames), self.opened)
+            overlap = self._overlap = Overlap(self._feed, len(frames), self.opened, keep=self.keep)
             sender = asyncio.create_task(self._send(ws, frames), name=f"standby send {self._url}")
             try:
                 await self._hold(ws, overlap)
@@ -101,7 +106,13 @@ class Standby:
         if verdict is Verdict.GIVE_UP:
             behind = ", ".join(self._overlap.behind[:3])
             self.error = f"the two connections did not meet{f' on {behind}' if behind else ''}"
+            if self.keep and not behind:
+                self.error = "it says nothing"
         return verdict
+
+    def trim(self) -> Sequence[str]:
+        """Let go of what the first connection has delivered, too; returns streams of which it lacks some for long."""
+        return self._overlap.trim(self._clock.monotonic()) if self._overlap is not None else ()
 
     async def take(self) -> None:
         """End holding; from now on ``receive_all`` gives what was held, then what comes."""
@@ -134,8 +145,7 @@ class Standby:
         assert self._ws is not None
         assert self._overlap is not None
         if self._overlap.held:
-            held, self._overlap.held = self._overlap.held, []
-            return held
+            return self._overlap.take()
         if self._pending is not None:
             pending, self._pending = self._pending, None
             return await pending

@@ -65,6 +65,9 @@ def session_families(session: LiveSession) -> Iterator[Family]:
     ]
     words = "Handovers to a second connection, by what became of them."
     yield Family("counter", "cmd_connection_handovers", words, (*labels, "outcome"), samples)
+    second = [((c.venue, c.name), float(c.counters.second)) for c in connections if c.counters.second >= 0]
+    words = "Whether a second connection could take over now, where one is asked for."
+    yield Family("gauge", "cmd_connection_second", words, labels, second)
     yield from _queue(session)
     yield from _writer(session)
 

@@ -37,6 +37,7 @@ BATCH = 2048  # records that are handed on at once at the latest
 OUTBOX = 4096  # frames that wait for the message rate; more is a defect of the Feed
 DEFECTS = 5  # exceptions of a Feed in a row before it is given up
 HANDOVER_TIME = 30 * SECOND  # before the age limit, at least
+SECOND_MOST = 60 * SECOND  # between two attempts to open a second connection that is there for good
 HANDOVERS = 3  # second connections that are tried before an ordinary reconnect
 REFUSALS = 3  # handshakes refused with 403 or 451 in a row before it is given up
 
@@ -65,6 +66,7 @@ class RunnerCounters(Struct):
     sent: int = 0
     rate: float = 0.0  # messages a second
     handovers: HandoverCounters = field(default_factory=HandoverCounters)
+    second: int = -1  # a second connection for good: 1 it could take over now, 0 not yet, -1 none is asked for
     lag: int = 0  # ns, receive minus event time of the newest record; negative where clocks differ
 
 
@@ -116,6 +118,7 @@ class ConnectionRunner:
         first_attempts: int = 8,
         handover: bool = True,
         lifetime: int | None = None,
+        redundant: str = "",
     ) -> None:
         self.feed = feed
         self.exchange = exchange
@@ -138,6 +141,13 @@ class ConnectionRunner:
         self._standby: Standby | None = None  # a second connection, beside the open one
         self._next: Standby | None = None  # the one that has taken over
         self._tries = 0  # handovers begun on this connection
+        self._other = redundant if redundant not in ("", "on") else ""  # URL of the other host
+        self._swapped = False  # the connection that is read is at the other host
+        self._keep = bool(redundant) and self._movable is not None
+        self._second_at = 0  # monotonic ns, when to open it
+        self._second_wait = SECOND
+        if self._keep:
+            self.counters.second = 0
         self._lifetime = exchange.limits.connection_lifetime if lifetime is None else lifetime
         self._leave = ""  # why this connection is to be left, while there is time
         self._ws: WebSocket | None = None
@@ -203,8 +213,9 @@ class ConnectionRunner:
                 return None
         self._connects.take(self._clock.monotonic())
         try:
-            ws = await self._net.connect(self.feed.url)
+            ws = await self._net.connect(self._url(self._swapped))
         except VenueError as error:
+            self._swapped = bool(self._other) and not self._swapped
             return self._refused(self._translate(error))
         if self._stopping.is_set():  # asked to stop while the handshake was under way
             await ws.close()
@@ -292,6 +303,7 @@ class ConnectionRunner:
         self._ws = ws
         reason, self._leave = self._leave, ""
         self._tries = 0
+        self._second_at = self._clock.monotonic()
         self._interrupt = None
         self._blocked = False
         now = self._clock.now()
@@ -413,15 +425,25 @@ class ConnectionRunner:
         if movable is None:
             self._interrupt = self._interrupt or _Lost(reason, planned=True)
             return
-        if self._standby is not None or self._ws is None:
-            return  # one is under way
+        if self._ws is None:
+            return
+        if self._standby is not None:  # one is under way, or there for good
+            self._leave = self._leave or reason
+            return
         self._leave = reason
         self._tries += 1
         self.counters.handovers.started += 1
-        raw, url = self._hooks.raw, self.feed.url
+        self._open_standby(movable, keep=False)
+
+    def _url(self, other: bool) -> str:
+        return self._other if other and self._other else self.feed.url
+
+    def _open_standby(self, movable: Movable, *, keep: bool) -> None:
+        raw, url = self._hooks.raw, self._url(not self._swapped)
         self._standby = Standby(
             movable,
             url,
+            keep=keep,
             net=self._net,
             clock=self._clock,
             connects=self._connects,
@@ -432,9 +454,16 @@ class ConnectionRunner:
     async def _care_for_standby(self) -> None:
         """Leave this connection when the next one has caught up, or in the ordinary way when it cannot."""
         standby = self._standby
-        if standby is None or self._interrupt is not None:
+        if self._interrupt is not None:
+            return
+        if standby is None:
+            if self._keep and self._movable is not None and self._clock.monotonic() >= self._second_at:
+                self._open_standby(self._movable, keep=True)
             return
         verdict = standby.verdict()
+        if standby.keep and not self._leave:
+            await self._keep_beside(standby, verdict)
+            return
         if verdict is Verdict.GIVE_UP:
             await self._drop_standby()
             if self._tries < HANDOVERS:
@@ -442,6 +471,24 @@ class ConnectionRunner:
                 return
         if verdict is not Verdict.WAIT:
             self._interrupt = _Lost(self._leave, planned=True)
+
+    async def _keep_beside(self, standby: Standby, verdict: Verdict) -> None:
+        """Look after a second connection that is there for good: it takes over where the first one lacks something."""
+        now = self._clock.monotonic()
+        lacking = standby.trim()
+        self.counters.second = int(verdict is Verdict.TAKE)
+        if verdict is Verdict.TAKE:
+            self._second_wait = SECOND
+            if lacking:
+                self._leave = f"{', '.join(lacking[:3])} came on the second connection alone"
+                self._interrupt = _Lost(self._leave, planned=True)
+            elif self._lifetime and now - standby.opened >= self._lifetime // 2:
+                await self._drop_standby()  # both must not reach the exchange's limit at one time
+                self._second_at = now
+        elif verdict is Verdict.GIVE_UP:
+            await self._drop_standby()
+            self._second_at = now + int(self._second_wait * (0.5 + self._rng.random()))
+            self._second_wait = min(self._second_wait * 2, SECOND_MOST)
 
     async def _move(self, lost: _Lost) -> bool:
         """Go over to the second connection if it has caught up, whoever ended the first; False: there is none."""
@@ -452,6 +499,10 @@ class ConnectionRunner:
         self._standby = None
         await standby.take()
         self._next = standby
+        self._swapped = bool(self._other) and not self._swapped
+        if self._keep:
+            self.counters.second = 0
+        self.counters.handovers.started += standby.keep
         self.counters.handovers.done += 1
         self._leave = self._leave or lost.reason
         self._hooks.info(f"{self.name}: {self._leave}; a second connection took over")
@@ -461,10 +512,13 @@ class ConnectionRunner:
         standby, self._standby = self._standby, None
         if standby is None:
             return
-        if not self._stopping.is_set():
+        if self._keep:
+            self.counters.second = 0
+        if not self._stopping.is_set() and not standby.keep:
             self.counters.handovers.failed += 1
         if standby.error:
-            self._hooks.warn(f"{self.name}: no handover: {standby.error}")
+            what = "the second connection is opened anew" if standby.keep else "no handover"
+            self._hooks.warn(f"{self.name}: {what}: {standby.error}")
         await standby.close()
 
     # ---- what a Feed wants
@@ -511,6 +565,9 @@ class ConnectionRunner:
             elif isinstance(action, Reconnect):
                 if action.planned:
                     self._plan_to_leave(action.reason)
+                elif self._standby is not None and self._standby.keep and self._standby.verdict() is Verdict.TAKE:
+                    self._leave = action.reason
+                    self._interrupt = _Lost(action.reason, planned=True)
                 else:
                     self._interrupt = _Lost(action.reason, fresh=True)
                 if self._interrupt is not None:

@@ -25,6 +25,7 @@ from cmd_common.consumer import Consumer
 from cmd_common.errors import CmdError, UsageError
 from cmd_common.exchange import Endpoints, Exchange, live_intervals
 from cmd_common.feed import AGGREGATE, SESSION_TYPES, Feed, FeedCounters, Subscription
+from cmd_common.handover import Movable
 from cmd_common.http import HttpResponse
 from cmd_common.instruments import Instrument
 from cmd_common.io import IReader, IWriter, WriterCounters, open_reader, open_writer
@@ -41,11 +42,11 @@ from .instruments import load_instruments
 from .limiter import WindowLimiter
 from .metrics import session_families
 from .pipeline import Pipeline, Sink
-from .raw import Compression, RawLine, RawRecorder
+from .raw import RawLine, RawRecorder
 from .resume import Resume
 from .runner import ConnectionRunner, Hooks, RunnerCounters, RunnerState
 from .scheduler import SnapshotQueue, SnapshotScheduler
-from .settings import Settings
+from .settings import Settings, connection_age_of, handover_of, moved_url, raw_compression_of, redundant_of
 
 __all__ = ["BookInfo", "ConnectionInfo", "LiveSession"]
 
@@ -134,6 +135,7 @@ class LiveSession:
         self._final_aggregates: dict[str, AggregateInfo] | None = None
         self._aggregates: Aggregates | None = None
         self.writer_counters: WriterCounters | None = None  # of the store, once it is open
+        self._single: set[str] = set()  # venues that were asked for redundancy and have none
         self._live_total = (-1, -1)
         self._progress: asyncio.Task[None] | None = None
 
@@ -405,7 +407,7 @@ class LiveSession:
                         resume.expect(name, venue.subscription.symbols, stored)
                 self._resume = resume
         if options.raw:
-            recorder = RawRecorder(options.raw, compression=_raw_compression(options))
+            recorder = RawRecorder(options.raw, compression=raw_compression_of(options))
             self.raw = Pipeline[RawLine](
                 recorder,
                 limit=options.queue_limit,
@@ -458,12 +460,25 @@ class LiveSession:
             scheduler=venue.scheduler,
             connects=venue.connects,
             until_end=self.options.until_end,
-            handover=_handover(self.options),
-            lifetime=_connection_age(self.options),
+            handover=handover_of(self.options),
+            lifetime=connection_age_of(self.options),
+            redundant=self._redundant(feed),
         )
         venue.runners.append(runner)
         self._runners[feed.name] = runner
         return runner
+
+    def _redundant(self, feed: Feed) -> str:
+        """The URL of a second connection for good, ``on`` for the same one, empty for none; raises UsageError."""
+        word = redundant_of(self.options)
+        if not word:
+            return ""
+        if not (isinstance(feed, Movable) and feed.handover):
+            if feed.venue not in self._single:
+                self._single.add(feed.venue)
+                self.reporter.warn(f"{feed.venue} has one connection at a time: its feed cannot be merged from two")
+            return ""
+        return word if word == "on" else moved_url(feed.url, word)
 
     def _launch(self, runner: ConnectionRunner) -> None:
         task = asyncio.create_task(runner.run(), name=f"connection {runner.name}")
@@ -646,30 +661,3 @@ def _with_symbols(subscription: Subscription, symbols: tuple[str, ...]) -> Subsc
     from msgspec.structs import replace
 
     return replace(subscription, symbols=symbols)
-
-
-def _handover(options: RecordOptions) -> bool:
-    """The option ``handover``: on (default) or off."""
-    word = options.options.get("handover", "on")
-    if word not in ("on", "off"):
-        raise UsageError(f"unknown handover {word!r}", hint="it is on or off")
-    return word == "on"
-
-
-def _connection_age(options: RecordOptions) -> int | None:
-    """The option ``connection_age``: seconds that a connection may live, in ns; None: what the exchange says."""
-    text = options.options.get("connection_age")
-    if text is None:
-        return None
-    if not text.isdecimal() or not 60 <= int(text) <= 864_000:
-        raise UsageError(f"connection_age {text!r} is no number of seconds", hint="it is from 60 to 864000")
-    return int(text) * 1_000_000_000
-
-
-def _raw_compression(options: RecordOptions) -> Compression:
-    """The venue option ``raw_compression``: gz (default), zst or plain."""
-    word = options.options.get("raw_compression", "gz")
-    found: dict[str, Compression] = {"gz": "gz", "zst": "zst", "plain": ""}
-    if word not in found:
-        raise UsageError(f"unknown raw_compression {word!r}", hint="it is gz, zst or plain")
-    return found[word]
