@@ -34,7 +34,7 @@ from .builder import Applied, Delta, OrderBookBuilder
 from .errors import DataError
 from .exchange import Endpoints
 from .feed import FetchSnapshot, Output, Resubscribe
-from .feed_control import FeedControl
+from .feed_control import ANSWER_WITHIN, FeedControl
 from .feed_state import Stream, SymbolState
 from .http import HttpRequest
 from .instruments import Instrument
@@ -311,16 +311,26 @@ class FeedBooks(FeedControl):
     # Losses
 
     def _close_gap(self, st: SymbolState, epoch: int, ts: int, out: Output) -> None:
-        """A new book follows at ``ts``: write the gap between it and the last good one."""
+        """A new book follows at ``ts``: write the gap between it and the last good one, or what the first one came too late for."""
+        waited, st.waiting_since = st.waiting_since, 0
+        assert st.depth is not None
         if st.book_gap is None:
+            if waited:
+                for table in self._book_tables(st.depth):
+                    self._gap(out, Gap(waited, ts, self.venue, st.symbol, table, "late_snapshot", "lost"))
             return
         ts_from, last_id, reason = st.book_gap
         st.book_gap = None
         # A snapshot at or before the last good update: nothing between them has an id.
         first, last = (last_id + 1, epoch) if epoch > last_id else (None, None)
-        assert st.depth is not None
         for table in self._book_tables(st.depth):
             self._gap(out, Gap(min(ts_from, ts), ts, self.venue, st.symbol, table, reason, "lost", first, last))
+
+    @staticmethod
+    def _judge_wait(st: SymbolState) -> None:
+        """A snapshot has come: forget since when it was waited for, unless updates came meanwhile for too long."""
+        if st.depth is not None and st.depth.ts - st.waiting_since < ANSWER_WITHIN:
+            st.waiting_since = 0
 
     def _synced(self, st: SymbolState, ts: int, now: int, out: Output) -> None:
         """The first delta chains with the snapshot: close the gap, write the snapshot with its time."""
@@ -532,7 +542,7 @@ class FeedBooks(FeedControl):
                 self._ask(st, now, out)
             return
         st.attempts = 0
-        st.waiting_since = 0
+        self._judge_wait(st)
         self._close_gap(st, snapshot_id, ts, out)
         if self._publish_book:
             known = builder.book.known_depth
@@ -609,6 +619,7 @@ class FeedBooks(FeedControl):
             # A mere refresh is of the same epoch and chain: the next periodic snapshot shows the deeper levels,
             # and a first snapshot that still waits for its delta stays the first.
             if not refresh:
+                self._judge_wait(st)
                 st.audited_at = (now, builder.book.ts_event)
                 st.pending = (parsed.id, len(bids), len(asks), _pack(bids), _pack(asks))
                 st.pending_ts = parsed.ts

@@ -25,7 +25,7 @@ from .sequence import BookState
 __all__ = ["FeedControl"]
 
 _SECOND: Final = 1_000_000_000
-_ANSWER_WITHIN: Final = 10 * _SECOND
+ANSWER_WITHIN: Final = 10 * _SECOND
 _ATTEMPTS: Final = 3
 _STALLED_AFTER: Final = 60 * _SECOND  # nothing at all from a connection that used to bring a message a second
 _UNKNOWN_NAMES: Final = 64  # unknown event types and keys that are reported by name
@@ -208,7 +208,7 @@ class FeedControl:
         elif st.builder is not None and st.depth is not None and not st.builder.epoch:
             # A book takes a moment to begin; one that never did is a loss of all that came for it.
             since, until = st.waiting_since, st.depth.ts
-            if since and until - since >= _ANSWER_WITHIN:
+            if since and until - since >= ANSWER_WITHIN:
                 self._gap(out, Gap(since, until, self.venue, st.symbol, st.depth.table, "no_snapshot", "lost"))
 
     # Subscriptions
@@ -301,7 +301,7 @@ class FeedControl:
     def _care_for_subscriptions(self, now: int, out: Output) -> bool:
         """Send again what was not answered; False when the connection is opened anew."""
         again = [s for s in self._streams.values() if s.retry_at and s.retry_at <= now]
-        late = [s for s in self._streams.values() if s.asked and now - s.asked >= _ANSWER_WITHIN]
+        late = [s for s in self._streams.values() if s.asked and now - s.asked >= ANSWER_WITHIN]
         given_up = [s for s in late if s.attempts >= _ATTEMPTS]
         if given_up and (self.always_answers or not any(s.acked for s in self._streams.values())):
             self._reconnect(f"{_ATTEMPTS} subscriptions were not answered", out)
