@@ -119,6 +119,8 @@ def session_facts(session: LiveSession) -> dict[str, Any]:
         "connections": {"up": sum(c.state == "connected" for c in connections), "all": len(connections)},
         "messages_a_second": round(sum(c.counters.rate for c in connections), 1),
     }
+    if session.store_failed:
+        facts["store_failed"] = True
     if session.pipeline is not None:
         facts["confirmed"] = session.pipeline.counters.confirmed
         facts["queue"] = {"waiting": session.pipeline.queued, "limit": session.pipeline.limit}

@@ -13,9 +13,10 @@ from msgspec import to_builtins
 
 from cmd_common import registry
 from cmd_common.commands import EXIT_FAILED, EXIT_GAPS, EXIT_OK, RecordOptions, Reporter, Result
+from cmd_common.config import mask
 from cmd_common.errors import UsageError
 from cmd_common.metrics import FeedMeter, book_families
-from cmd_common.processes import ProcessState
+from cmd_common.processes import ProcessState, processes
 from cmd_common.service import ServiceManager
 from cmd_common.signals import done_before, finish_on_signals
 
@@ -43,7 +44,7 @@ async def record(options: RecordOptions, reporter: Reporter) -> Result:
         raise UsageError("nowhere to record to", hint="give a store, such as parquet:data")
     if options.duration is not None and options.duration <= 0:
         raise UsageError("the duration is not positive", hint="write it as 30s, 5m or 2h")
-    session = LiveSession(options, reporter)
+    session = LiveSession(options, reporter, interrupted=_interrupted(options.store))
     stop = asyncio.Event()
     service = ServiceManager()
     watched = _Watched(options, session)
@@ -75,6 +76,16 @@ async def record(options: RecordOptions, reporter: Reporter) -> Result:
         result = _result(session, reporter)
         process.finish(result.exit_code, str(session.error or ""), session_facts(session))
     return result
+
+
+def _interrupted(store: str) -> str:
+    """Why nothing was recorded until now: what this machine's last recorder into this store said at its end."""
+    shown = str(mask(store))
+    for found in processes():
+        if found.process.command == "record" and found.process.store == shown and found.process.facts:
+            # one that could not even start has none
+            return "store_outage" if found.process.facts.get("store_failed") else "restart"
+    return "restart"
 
 
 class _Watched:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from cmd_common.records import TS_FROM_RECV, AggTrade, BookDelta, BookSnapshot, Candle, Gap, Quote, Record, Trade
 
 __all__ = ["Resume"]
@@ -38,11 +40,13 @@ class Resume:
     """Gaps between an earlier recording in the same store and this one.
 
     ``latest(table, venue, symbol)`` gives the newest stored row. ``open`` counts the streams that
-    have a past and no new row yet; at 0 there is nothing left to do.
+    have a past and no new row yet; at 0 there is nothing left to do. ``reason`` is why nothing was recorded: ``restart``, or
+    ``store_outage`` where the store had failed.
     """
 
-    def __init__(self, latest: Callable[[str, str, str], Record | None]) -> None:
+    def __init__(self, latest: Callable[[str, str, str], Record | None], reason: str = "restart") -> None:
         self._latest = latest
+        self._reason = reason
         self._last: dict[_Key, Record] = {}
 
     @property
@@ -75,7 +79,7 @@ class Resume:
             del self._last[key]
             gap = _between(table, last, record)
             if gap is not None:
-                found.append(gap)
+                found.append(gap if self._reason == gap.reason else replace(gap, reason=self._reason))
         return found
 
 

@@ -93,6 +93,7 @@ class LiveSession:
 
     ``options.store`` empty: nothing is stored, for viewers. The seams default to the real ones; ``writer``
     and ``reader`` take the place of the store, and ``inline`` writes in the event loop instead of in a thread.
+    ``interrupted`` is the reason of the gap between what the store holds and what comes (``restart`` or ``store_outage``).
     Without a ``reporter`` words go to the logger ``cmd``. ``start`` raises CmdError; afterwards problems are reported and show in ``error`` and the states.
     """
 
@@ -107,13 +108,16 @@ class LiveSession:
         writer: IWriter | None = None,
         reader: IReader | None = None,
         inline: bool = False,
+        interrupted: str = "restart",
     ) -> None:
         self.options = options
+        self._interrupted = interrupted
         self._settings = Settings(options.options)
         self.reporter: Reporter = reporter or LogReporter()
         self.books = MultiSymbolOrderBook()
         self.ledger = GapLedger()
         self.error: CmdError | None = None  # why recording ended early
+        self.store_failed = False
         self.pipeline: Pipeline[Record] | None = None
         self.raw: Pipeline[RawLine] | None = None
         self.pools = BudgetPools()
@@ -387,7 +391,7 @@ class LiveSession:
                 name="store",
                 seen=self.ledger.count,
                 replace=overflow_gaps,
-                failed=self._sink_failed,
+                failed=self._store_failed,
                 warn=self.reporter.warn,
                 inline=self._inline,
             )
@@ -400,7 +404,8 @@ class LiveSession:
                     resume = Resume(
                         lambda table, venue, symbol: (
                             reader.latest(table, venue=venue, symbol=symbol) if table in held else None
-                        )
+                        ),
+                        self._interrupted,
                     )
                     for name, venue in self._venues.items():
                         stored = [t for t in venue.subscription.types if t in options.types]
@@ -598,6 +603,10 @@ class LiveSession:
             for consumer in self._consumers:
                 consumer.close()
             self._ended.set()
+
+    def _store_failed(self, error: CmdError) -> None:
+        self.store_failed = True
+        self._sink_failed(error)
 
     def _sink_failed(self, error: CmdError) -> None:
         if self.error is None:
