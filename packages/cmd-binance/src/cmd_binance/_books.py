@@ -94,7 +94,7 @@ class Books(Control):
         elif applied is _DROPPED:
             self.counters.duplicates += 1
         elif not st.waiting_since:
-            st.waiting_since = ts
+            st.waiting_since, st.waiting_from = ts, now
         if builder.needs_snapshot and not st.awaiting:
             self._ask(st, now, out)
 

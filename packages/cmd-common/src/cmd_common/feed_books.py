@@ -226,7 +226,8 @@ class FeedBooks(FeedControl):
             return
         if builder.state is not _LIVE:
             self._hear(st.depth, ts, now, out)
-            st.waiting_since = st.waiting_since or ts
+            if not st.waiting_since:
+                st.waiting_since, st.waiting_from = ts, now
             return
         id_ = builder.last_id + 1
         self._delta(st, id_, id_, None, bids, asks, ts, now, out, verify)
@@ -265,7 +266,7 @@ class FeedBooks(FeedControl):
         elif applied is _DROPPED:
             self.counters.duplicates += 1
         elif not st.waiting_since:
-            st.waiting_since = ts
+            st.waiting_since, st.waiting_from = ts, now
         if builder.needs_snapshot and not st.awaiting:
             self._ask(st, now, out)
 
@@ -327,9 +328,9 @@ class FeedBooks(FeedControl):
             self._gap(out, Gap(min(ts_from, ts), ts, self.venue, st.symbol, table, reason, "lost", first, last))
 
     @staticmethod
-    def _judge_wait(st: SymbolState) -> None:
-        """A snapshot has come: forget since when it was waited for, unless updates came meanwhile for too long."""
-        if st.depth is not None and st.depth.ts - st.waiting_since < ANSWER_WITHIN:
+    def _judge_wait(st: SymbolState, now: int) -> None:
+        """A snapshot has come: forget since when updates waited for it, unless that was too long."""
+        if st.waiting_since and now - st.waiting_from < ANSWER_WITHIN:
             st.waiting_since = 0
 
     def _synced(self, st: SymbolState, ts: int, now: int, out: Output) -> None:
@@ -542,7 +543,7 @@ class FeedBooks(FeedControl):
                 self._ask(st, now, out)
             return
         st.attempts = 0
-        self._judge_wait(st)
+        self._judge_wait(st, now)
         self._close_gap(st, snapshot_id, ts, out)
         if self._publish_book:
             known = builder.book.known_depth
@@ -619,7 +620,7 @@ class FeedBooks(FeedControl):
             # A mere refresh is of the same epoch and chain: the next periodic snapshot shows the deeper levels,
             # and a first snapshot that still waits for its delta stays the first.
             if not refresh:
-                self._judge_wait(st)
+                self._judge_wait(st, now)
                 st.audited_at = (now, builder.book.ts_event)
                 st.pending = (parsed.id, len(bids), len(asks), _pack(bids), _pack(asks))
                 st.pending_ts = parsed.ts

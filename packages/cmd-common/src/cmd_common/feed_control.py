@@ -327,6 +327,7 @@ class FeedControl:
         for st in self._symbols.values():
             st.retry_at = min(st.retry_at, now + _SECOND)
             st.asked_at = min(st.asked_at, now)
+            st.waiting_from = min(st.waiting_from, now)
 
     def _reconnect(self, reason: str, out: Output) -> None:
         self._reconnecting = True

@@ -163,6 +163,7 @@ class SymbolState:
         "symbol",
         "trade_ids",
         "trades",
+        "waiting_from",
         "waiting_since",
     )
 
@@ -190,6 +191,7 @@ class SymbolState:
         self.attempts = 0  # snapshots refused or failed in a row
         self.retry_at = 0  # ns; 0: no retry waits
         self.waiting_since = 0  # event time of the first delta that had no book yet
+        self.waiting_from = 0  # our time of it
         self.asked_at = 0  # ns; when the last snapshot was asked for
         self.churn = 0  # resyncs that followed the one before within a minute
 
