@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmd_cli import doctor
+from cmd_common import registry
+from cmd_common.exchange import server_time
 from cmd_common.http import HttpResponse
 from cmd_common.io import open_writer
 from cmd_common.testing.ports import free_ports
@@ -24,6 +26,7 @@ from cmd_common.testing.ports import free_ports
 from .conftest import Ran, replaying
 
 MS = 1_000_000
+BINANCE = server_time(registry.exchange("binance-spot"))
 
 
 @contextmanager
@@ -31,6 +34,8 @@ def exchange(status: int = 200, shift: int = 0, weight: int = 7) -> Iterator[str
     """An HTTP server that tells Binance's time, ``shift`` ms off, or refuses with a status."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
             body = json.dumps({"serverTime": time.time_ns() // MS + shift}).encode()
             self.send_response(status)
@@ -69,7 +74,11 @@ def test_an_exchange_that_answers(run: Callable[..., Ran]) -> None:
     assert found["binance-spot rate budget"]["state"] == "warn"
     assert "5,999" in found["binance-spot rate budget"]["found"]
     assert found["binance-spot clock"]["state"] in ("ok", "warn"), found  # a loaded machine answers late
-    assert ran.code == 0
+    # it is only an HTTP server: no stream opens there
+    assert found["binance-spot stream"]["state"] == "fail"
+    assert "HTTP 200 and no WebSocket" in found["binance-spot stream"]["found"]
+    assert found["binance-spot archive"]["state"] == "ok"
+    assert ran.code == 1
 
 
 @pytest.mark.parametrize(("status", "words"), [(451, "restricted"), (403, "restricted"), (429, "too many"), (503, "")])
@@ -86,8 +95,8 @@ def test_an_exchange_that_refuses(run: Callable[..., Ran], status: int, words: s
 
 def test_a_shifted_clock_of_a_server_of_this_machine_is_a_warning(run: Callable[..., Ran]) -> None:
     with exchange(shift=3_600_000) as url:
-        ran, found = ask(run, url)
-    assert (ran.code, found["binance-spot clock"]["state"]) == (0, "warn")
+        _, found = ask(run, url)
+    assert found["binance-spot clock"]["state"] == "warn"
     assert "-3,5" in found["binance-spot clock"]["found"] or "-3,6" in found["binance-spot clock"]["found"]
     assert "NTP" in found["binance-spot clock"]["todo"]
 
@@ -101,6 +110,10 @@ def test_a_replay_of_another_day_has_another_clock(run: Callable[..., Ran]) -> N
     for venue in endpoints:
         assert found[f"{venue} endpoint"]["state"] == "ok"
         assert found[f"{venue} clock"]["state"] == "warn", found[f"{venue} clock"]
+        assert found[f"{venue} stream"]["state"] == "ok", found[f"{venue} stream"]
+        assert found[f"{venue} stream"]["found"].endswith("a WebSocket opens")
+    assert found["binance-spot archive"]["state"] == "ok"
+    assert "kraken archive" not in found
     assert ran.code == 0
 
 
@@ -131,6 +144,24 @@ def test_a_store_its_disk_and_the_ports(run: Callable[..., Ran], tmp_path: Path)
     assert "in use" in found["port of serve.listen 2"]["found"]
 
 
+@pytest.mark.parametrize(
+    ("address", "check", "state", "words"),
+    [
+        ("multicast:239.255.0.1:9999?interface=127.0.0.1", "group of serve.listen 1", "ok", "can be sent to"),
+        ("multicast:10.0.0.1:9999", "group of serve.listen 1", "fail", "not a multicast group"),
+        ("multicast:239.255.0.1:9999?interface=203.0.113.9", "group of serve.listen 1", "fail", ""),
+        ("aeron:ipc", "aeron directory", "", "MiB are free"),
+        ("aeron:ipc?dir=/proc/nowhere", "aeron directory", "fail", "/proc/nowhere: "),
+    ],
+)
+def test_datagrams_and_aeron(run: Callable[..., Ran], address: str, check: str, state: str, words: str) -> None:
+    Path("cmd.toml").write_text(f'[serve]\nlisten = ["{address}"]\n')
+    line = checks(run("doctor", "--offline", "--json"))[check]
+    assert not state or line["state"] == state, line
+    assert words in line["found"]
+    assert line["state"] == "ok" or line["todo"]
+
+
 def test_a_file_in_the_way_of_the_store_fails(run: Callable[..., Ran], tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").write_text("x")
@@ -152,21 +183,22 @@ def test_the_clock_by_its_offset_beyond_the_uncertainty(away: int, half: int) ->
     sent = 1_800_000_000_000 * MS
     server = sent + half * MS - away * MS
     response = HttpResponse(200, json.dumps({"serverTime": server // MS}).encode())
-    found = doctor.offset("binance-spot", response, sent, sent + 2 * half * MS)
+    found = doctor.offset(BINANCE, response, sent, sent + 2 * half * MS)
     assert found == (away * MS, half * MS)
     sure = max(0, abs(away) - half)
     assert doctor.clock("x", found).state == ("fail" if sure >= 1000 else "warn" if sure >= 250 else "ok")
     assert doctor.clock("x", found, local=True).state == ("warn" if sure >= 250 else "ok")
 
 
-@given(st.sampled_from([*doctor.TIME_PATHS, "gemini"]), st.binary(max_size=60), st.text(max_size=30))
+@given(st.sampled_from(registry.names("cmd.exchanges")), st.binary(max_size=60), st.text(max_size=30))
 def test_no_answer_breaks_the_clock(venue: str, body: bytes, date: str) -> None:
-    doctor.clock(venue, doctor.offset(venue, HttpResponse(200, body, {"date": date}), 0, 10))
+    at = server_time(registry.exchange(venue))
+    doctor.clock(venue, doctor.offset(at, HttpResponse(200, body, {"date": date}), 0, 10))
 
 
 def test_a_date_in_whole_seconds_counts_half_a_second_more() -> None:
     response = HttpResponse(200, b"{}", {"date": "Thu, 01 Jan 1970 00:00:10 GMT"})
-    assert doctor.offset("gemini", response, 10_000 * MS, 10_200 * MS) == (-400 * MS, 600 * MS)
+    assert doctor.offset(None, response, 10_000 * MS, 10_200 * MS) == (-400 * MS, 600 * MS)
 
 
 def test_lines_of_single_checks() -> None:
@@ -183,3 +215,10 @@ def test_lines_of_single_checks() -> None:
     assert doctor.store("questdb:x", {"schema": 4, "schema_of_program": 3}).todo == "upgrade this program"
     for kind in ("dns", "tls", "timeout", "proxy", "other"):
         assert doctor.endpoint("x", "h", None, kind, "e").todo
+    for what in ("endpoint", "stream", "archive"):
+        assert doctor.endpoint("x", "h", HttpResponse(451), "", "", what=what).state == "fail"
+    assert doctor.endpoint("x", "h", HttpResponse(404), "", "").state == "fail"
+    assert doctor.endpoint("x", "h", HttpResponse(404), "", "", what="archive").state == "ok"
+    assert doctor.shared_memory("/x", 1 << 20).state == "fail"
+    assert doctor.shared_memory("/x", 100 << 20).state == "warn"
+    assert doctor.shared_memory("/x", 1 << 30).state == "ok"

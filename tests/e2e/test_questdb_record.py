@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -109,3 +110,30 @@ def test_live_and_archived_rows_are_one_row_and_the_state_is_kept_beside_other_s
     assert folder.is_relative_to(tmp_path / "home")
     assert (folder / "_archive.sqlite").exists()
     assert folder != state_folder(server.location(table_prefix="e_"))
+
+
+def test_doctor_tells_version_and_schema_of_a_database(cmd, server: qs.QuestDBServer, tmp_path: Path) -> None:
+    store = server.location(table_prefix="f_")
+
+    def told() -> dict[str, Any]:
+        done = cmd.run("doctor", "--offline", "--store", store, "--json")
+        return next(c for c in json.loads(done.stdout)["checks"] if c["check"] == "store")
+
+    assert told()["state"] == "ok"
+    assert "no tables yet" in told()["found"]
+    replay = cmd.replay("--simulate", "--symbols", "1", "--seed", "3", "--speed", "10", "--duration", "10s")
+    cmd.summary(
+        "record", "--exchange", "binance-spot", "--symbols", "all", "--types", "trades", "--store", store,
+        *replay.endpoints, "--until-end",
+    )  # fmt: skip
+    line = told()
+    assert line["state"] == "ok"
+    assert "schema " in line["found"]
+    assert "server " in line["found"]
+    server.kill()
+    try:
+        line = told()
+        assert line["state"] == "fail"
+        assert line["todo"]
+    finally:
+        server.start()

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from cmd_common.errors import UnknownNameError, UsageError, VenueError
-from cmd_common.exchange import Endpoints, Limits
+from cmd_common.exchange import Endpoints, Limits, ServerTime
 from cmd_common.feed import FEED_TYPES, Feed, Subscription
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.instruments import Instrument
@@ -48,6 +48,7 @@ class BinanceExchange:
         self.market = market
         self.venue = market.venue
         self.title = market.title
+        self.server_time = ServerTime(f"{market.prefix}/time", ("serverTime",), 1_000_000)
         self.types = FEED_TYPES
         self.history = None  # the bulk files reach further and are checked
         self.intervals = market.intervals

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from cmd_common.exchange import Endpoints, Limits
+from cmd_common.exchange import Endpoints, Limits, ServerTime
 from cmd_common.feed import Feed, Subscription
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.instruments import Instrument
@@ -42,6 +42,7 @@ class BybitExchange:
         self.market = market
         self.venue = market.venue
         self.title = market.title
+        self.server_time = ServerTime("/v5/market/time", ("result", "timeNano"), 1)
         self.types = _TYPES
         self.intervals = tuple(INTERVALS)
         self.endpoints = Endpoints(ws=_WS, rest=_REST, archive=_ARCHIVE, listing=_ARCHIVE)

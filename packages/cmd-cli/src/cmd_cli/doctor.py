@@ -10,21 +10,23 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
+from cmd_common.exchange import ServerTime
 from cmd_common.http import HttpResponse
 
 __all__ = [
-    "TIME_PATHS",
     "Line",
     "budget",
     "clock",
     "disk",
     "endpoint",
     "files_limit",
+    "multicast",
     "native",
     "offset",
     "packages",
     "port",
     "python",
+    "shared_memory",
     "speed",
     "store",
     "worst",
@@ -35,19 +37,6 @@ _MS: Final = 1_000_000
 _SECOND: Final = 1_000_000_000
 _MIB: Final = 1 << 20
 _GIB: Final = 1 << 30
-
-TIME_PATHS: Final[Mapping[str, tuple[str, tuple[str | int, ...], int]]] = {
-    "binance-spot": ("/api/v3/time", ("serverTime",), _MS),
-    "binance-usdm": ("/fapi/v1/time", ("serverTime",), _MS),
-    "binance-coinm": ("/dapi/v1/time", ("serverTime",), _MS),
-    "bybit-spot": ("/v5/market/time", ("result", "timeNano"), 1),
-    "bybit-linear": ("/v5/market/time", ("result", "timeNano"), 1),
-    "okx": ("/api/v5/public/time", ("data", 0, "ts"), _MS),
-    "coinbase": ("/time", ("epoch",), _SECOND),
-    "coinbase-advanced": ("/api/v3/brokerage/time", ("epochMillis",), _MS),
-    "kraken": ("/0/public/Time", ("result", "unixtime"), _SECOND),
-}
-"""Path of a venue's server time, where the number is in the answer, and its unit in ns; others: header ``Date``."""
 
 
 class Line(Struct, frozen=True):
@@ -100,9 +89,14 @@ _KINDS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def endpoint(venue: str, host: str, response: HttpResponse | None, kind: str, error: str) -> Line:
-    """Whether a venue's REST address answers; ``kind`` and ``error`` tell why there is no response."""
-    check = f"{venue} endpoint"
+def endpoint(
+    venue: str, host: str, response: HttpResponse | None, kind: str, error: str, *, what: str = "endpoint"
+) -> Line:
+    """Whether an address of a venue answers; ``kind`` and ``error`` tell why there is no response.
+
+    ``what`` names it: ``endpoint`` (REST), ``stream`` (WebSocket) or ``archive`` (bulk files).
+    """
+    check = f"{venue} {what}"
     if response is None:
         words, todo = _KINDS.get(kind, ("no answer", "check the network"))
         return Line(check, "fail", f"{host}: {words} ({error})", todo)
@@ -117,22 +111,30 @@ def endpoint(venue: str, host: str, response: HttpResponse | None, kind: str, er
         return Line(check, "fail", f"{host}: HTTP {status}, too many requests", f"make no requests{wait}; then again")
     if status >= 400:
         who = "the exchange has a problem: try later" if status >= 500 else "check --endpoint"
+        if what == "archive" and status < 500:  # its root need not be a page
+            return Line(check, "ok", f"{host}: HTTP {status}, it answers")
         return Line(check, "fail", f"{host}: HTTP {status}", who)
+    if what == "stream":
+        if status == 101:
+            return Line(check, "ok", f"{host}: a WebSocket opens")
+        return Line(
+            check, "fail", f"{host}: HTTP {status} and no WebSocket", "check --endpoint, and for a proxy in between"
+        )
     return Line(check, "ok", f"{host}: HTTP {status}")
 
 
-def offset(venue: str, response: HttpResponse, sent: int, received: int) -> tuple[int, int] | None:
-    """This clock minus the server's and its uncertainty, both ns; None where the answer tells no time.
+def offset(at: ServerTime | None, response: HttpResponse, sent: int, received: int) -> tuple[int, int] | None:
+    """This clock minus the server's and its uncertainty, both ns; None where the answer tells no time (at ``at``, or as Date).
 
     The server's time is taken to be that of the middle of the round trip, so half of it is the uncertainty;
     for a time in whole seconds half a second is added.
     """
     middle, half = (sent + received) // 2, abs(received - sent) // 2
-    if venue in TIME_PATHS and response.status < 400:
-        _, path, unit = TIME_PATHS[venue]
+    if at is not None and response.status < 400:
+        unit = at.unit
         try:
             found: Any = msgspec.json.decode(response.body)
-            for step in path:
+            for step in at.fields:
                 found = found[step]
             server = int(found) * unit if unit < _SECOND else round(float(found) * 1000) * _MS
         except (msgspec.DecodeError, LookupError, TypeError, ValueError, OverflowError):
@@ -242,6 +244,26 @@ def port(name: str, address: str, error: str, owner: str) -> Line:
         who = f" by {owner}" if owner else ""
         return Line(check, "warn", f"{address} is in use{who}", "fine if it is this server; else choose another port")
     return Line(check, "fail", f"{address}: {error}", "listen at an address that this machine has")
+
+
+def multicast(name: str, address: str, error: str) -> Line:
+    """Whether datagrams can be sent to a configured group over its interface."""
+    check = f"group of {name}"
+    if error:
+        todo = "give a group of 224.0.0.0/4 or ff00::/8, and ?interface=ADDRESS of this machine"
+        return Line(check, "fail", f"{address}: {error}", todo)
+    return Line(check, "ok", f"{address} can be sent to")
+
+
+def shared_memory(folder: str, free: int | None, error: str = "") -> Line:
+    """Room for Aeron's term buffers where a media driver of our own would lie; below 64 MiB fails, below 512 warns."""
+    if free is None:
+        return Line("aeron directory", "fail", f"{folder}: {error}", "give ?dir=FOLDER that can be written")
+    words = f"{folder}: {free / _MIB:,.0f} MiB are free"
+    todo = "free shared memory, or give ?dir=FOLDER elsewhere"
+    if free < 64 * _MIB:
+        return Line("aeron directory", "fail", words, todo)
+    return Line("aeron directory", "warn" if free < 512 * _MIB else "ok", words, todo if free < 512 * _MIB else "")
 
 
 def worst(lines: Sequence[Line]) -> State:

@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 from cmd_common.errors import CmdError
 from cmd_common.http import HttpRequest
@@ -16,7 +17,10 @@ from cmd_common.http import HttpRequest
 from . import doctor
 from .doctor import Line
 
-__all__ = ["listeners", "machine", "network", "stored"]
+if TYPE_CHECKING:
+    from cmd_common.exchange import Endpoints, Exchange
+
+__all__ = ["datagrams", "listeners", "machine", "network", "stored"]
 
 _SAMPLE = 8 << 20  # bytes written to measure a disk
 
@@ -107,29 +111,57 @@ def _speed(folder: Path) -> Line:
 
 
 def network(venues: Sequence[str], endpoints: Mapping[str, str], proxy: str) -> Iterator[Line]:
-    """Each venue's REST address, its clock and rate budget; one request a venue, two where it has no time of its own."""
-    from cmd_common import registry
+    """Each venue's REST address, clock, rate budget, stream, and the host of its bulk files.
 
-    asked = {}
-    for venue in venues:
-        exchange = registry.exchange(venue)
+    One request an address, and one WebSocket that is opened and closed.
+    """
+    from cmd_common import registry
+    from cmd_common.exchange import server_time
+
+    exchanges = {venue: registry.exchange(venue) for venue in venues}
+    places = {}
+    for venue, exchange in exchanges.items():
         url = endpoints.get(venue) or endpoints.get("")
-        at = exchange.endpoints.override(url) if url else exchange.endpoints
-        if venue in doctor.TIME_PATHS:
-            asked[venue] = [HttpRequest(at.rest + doctor.TIME_PATHS[venue][0])]
-        else:
-            asked[venue] = [exchange.instruments_request(at)]
-    answers = registry.command("probe")(asked, proxy)
-    for venue in venues:
+        places[venue] = exchange.endpoints.override(url) if url else exchange.endpoints
+    asked = {}
+    for venue, exchange in exchanges.items():
+        at, time_at = places[venue], server_time(exchange)
+        first = HttpRequest(at.rest + time_at.path) if time_at else exchange.instruments_request(at)
+        bulk = [HttpRequest(f"{at.archive}/?delimiter=/&prefix=")] if at.archive else []
+        asked[venue] = [first, *bulk]
+    streams = {venue: stream for venue in venues if (stream := _stream(exchanges[venue], places[venue]))}
+    answers = registry.command("probe")(asked, proxy, streams)
+    for venue, exchange in exchanges.items():
         answer = answers[venue][0]
-        exchange = registry.exchange(venue)
-        host = urlsplit(asked[venue][0].url).netloc.rpartition("@")[2]
-        yield doctor.endpoint(venue, host, answer.response, answer.kind, answer.error)
+        yield doctor.endpoint(venue, _host(asked[venue][0].url), answer.response, answer.kind, answer.error)
         if answer.response is not None and answer.response.status < 400:
-            offset = doctor.offset(venue, answer.response, answer.sent, answer.received)
+            offset = doctor.offset(server_time(exchange), answer.response, answer.sent, answer.received)
             yield doctor.clock(venue, offset, local=_loopback(urlsplit(asked[venue][0].url).hostname or ""))
             used = exchange.used_weight(answer.response)
             yield doctor.budget(venue, used, exchange.limits.weight_per_minute)
+        more = ["archive"] * (len(asked[venue]) - 1) + ["stream"] * (venue in streams)
+        where = [_host(r.url) for r in asked[venue][1:]] + ([_host(streams[venue])] if venue in streams else [])
+        for what, host, found in zip(more, where, answers[venue][1:], strict=True):
+            yield doctor.endpoint(venue, host, found.response, found.kind, found.error, what=what)
+
+
+def _stream(exchange: Exchange, at: Endpoints) -> str:
+    """The WebSocket URL that a recorder of this exchange would open; empty where it cannot be told."""
+    from decimal import Decimal
+
+    from cmd_common.feed import Subscription
+    from cmd_common.instruments import Instrument
+
+    some = Instrument(exchange.venue, "BTCUSDT", "BTC", "USDT", "spot", Decimal("0.01"), Decimal("0.01"))
+    try:
+        feeds = exchange.feeds(Subscription((some.symbol,), exchange.types[:1]), {some.symbol: some}, at)
+    except CmdError:
+        return ""
+    return feeds[0].url if feeds else ""
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _loopback(host: str) -> bool:
@@ -158,6 +190,51 @@ def listeners(addresses: Mapping[str, str]) -> Iterator[Line]:
         except (OSError, OverflowError) as failure:
             error = getattr(failure, "strerror", None) or str(failure)
         yield doctor.port(name, address, error.lower(), _owner(int(number)) if error else "")
+
+
+def datagrams(addresses: Mapping[str, str]) -> Iterator[Line]:
+    """Multicast groups and Aeron's directory of listeners, name to address without its scheme's colon parted off."""
+    for name, address in addresses.items():
+        scheme, _, rest = address.partition(":")
+        target, _, query = rest.partition("?")
+        options = {key: values[-1] for key, values in parse_qs(query).items()}
+        if scheme == "multicast":
+            yield doctor.multicast(name, target, _group_error(target, options.get("interface", "")))
+        elif scheme == "aeron":
+            yield _shared_memory(options.get("dir", ""))
+
+
+def _group_error(target: str, interface: str) -> str:
+    """Why datagrams cannot be sent to a group; empty where they can. Nothing is sent."""
+    import ipaddress
+
+    host, _, number = target.rpartition(":")
+    try:
+        group = ipaddress.ip_address(host.strip("[]"))
+        if not group.is_multicast or not number.isdigit():
+            return "not a multicast group and a port"
+        family = socket.AF_INET if group.version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as s:
+            if interface and group.version == 4:
+                s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
+            s.connect((str(group), int(number)))
+    except ValueError:
+        return "not a multicast group and a port"
+    except (OSError, OverflowError) as failure:
+        return (getattr(failure, "strerror", None) or str(failure)).lower()
+    return ""
+
+
+def _shared_memory(folder: str) -> Line:
+    import shutil
+
+    folder = folder or ("/dev/shm" if os.path.isdir("/dev/shm") else "")
+    place = Path(folder or ".")
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return doctor.shared_memory(folder, None, "cannot be written")
+    return doctor.shared_memory(folder or str(place.resolve()), shutil.disk_usage(place).free)
 
 
 def _owner(number: int) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from cmd_common.errors import UsageError, VenueError
-from cmd_common.exchange import Endpoints, Limits
+from cmd_common.exchange import Endpoints, Limits, ServerTime
 from cmd_common.feed import FEED_TYPES, Feed, Subscription
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.instruments import Instrument
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ADVANCED", "EXCHANGE", "CoinbaseExchange"]
 
+_TIMES: Final = {
+    "exchange": ServerTime("/time", ("epoch",), 1_000_000_000),
+    "advanced": ServerTime("/api/v3/brokerage/time", ("epochMillis",), 1_000_000),
+}
+
 
 class CoinbaseExchange:
     """One of Coinbase's two APIs; see ``cmd_common.exchange.Exchange``."""
@@ -36,6 +41,7 @@ class CoinbaseExchange:
         self.market = market
         self.venue = market.venue
         self.title = market.title
+        self.server_time = _TIMES[market.name]
         self.types = market.types
         self.intervals = tuple(market.granularities)  # by REST
         self.live_intervals = tuple(market.intervals)

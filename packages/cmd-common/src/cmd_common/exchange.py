@@ -22,7 +22,16 @@ from .instruments import Instrument
 if TYPE_CHECKING:
     from .emulation import Emulator, MarketSource
 
-__all__ = ["Endpoints", "Exchange", "Limits", "PagedInstruments", "live_intervals", "next_instruments_request"]
+__all__ = [
+    "Endpoints",
+    "Exchange",
+    "Limits",
+    "PagedInstruments",
+    "ServerTime",
+    "live_intervals",
+    "next_instruments_request",
+    "server_time",
+]
 
 
 class Endpoints(Struct, frozen=True):
@@ -52,6 +61,17 @@ class Limits(Struct, frozen=True):
     connects_per_5min: int
     streams_per_connection: int
     connection_lifetime: int  # ns
+
+
+class ServerTime(Struct, frozen=True):
+    """Where a venue tells its time: a path below its REST address, where the number is in the answer, and its unit in ns.
+
+    An Exchange that has one keeps it as ``server_time``; of others the header ``Date`` is read.
+    """
+
+    path: str
+    fields: tuple[str | int, ...]
+    unit: int
 
 
 class Exchange(Protocol):
@@ -116,4 +136,10 @@ def next_instruments_request(
 def live_intervals(exchange: Exchange) -> tuple[str, ...]:
     """The candle intervals that are streamed: ``exchange.live_intervals`` where it differs from ``intervals``."""
     found: tuple[str, ...] = getattr(exchange, "live_intervals", exchange.intervals)
+    return found
+
+
+def server_time(exchange: Exchange) -> ServerTime | None:
+    """Where an exchange tells its time, None where it has no request for it."""
+    found: ServerTime | None = getattr(exchange, "server_time", None)
     return found

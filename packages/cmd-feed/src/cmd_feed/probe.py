@@ -13,7 +13,7 @@ from msgspec import Struct
 from cmd_common.errors import CmdError
 from cmd_common.http import HttpRequest, HttpResponse
 
-from .net import SystemNet, proxy_for
+from .net import HandshakeError, SystemNet, proxy_for
 
 __all__ = ["Answer", "kind_of", "probe"]
 
@@ -33,12 +33,20 @@ class Answer(Struct, frozen=True):
     error: str = ""
 
 
-def probe(requests: Mapping[str, Sequence[HttpRequest]], proxy: str) -> dict[str, list[Answer]]:
-    """Make each venue's requests one after the other, venues side by side; what fails is an answer too."""
-    return asyncio.run(_probe(requests, proxy))
+def probe(
+    requests: Mapping[str, Sequence[HttpRequest]], proxy: str, streams: Mapping[str, str] | None = None
+) -> dict[str, list[Answer]]:
+    """Make each venue's requests one after the other, venues side by side; what fails is an answer too.
+
+    ``streams``: WebSocket URLs by venue, of which one connection is opened and closed; its answer is the venue's last, with
+    the status 101 where it opened.
+    """
+    return asyncio.run(_probe(requests, proxy, streams or {}))
 
 
-async def _probe(requests: Mapping[str, Sequence[HttpRequest]], proxy: str) -> dict[str, list[Answer]]:
+async def _probe(
+    requests: Mapping[str, Sequence[HttpRequest]], proxy: str, streams: Mapping[str, str]
+) -> dict[str, list[Answer]]:
     net = SystemNet(proxy=proxy)
 
     async def one(request: HttpRequest) -> Answer:
@@ -51,8 +59,24 @@ async def _probe(requests: Mapping[str, Sequence[HttpRequest]], proxy: str) -> d
             return Answer(sent, time.time_ns(), kind=kind_of(error, bool(proxy_for(request.url, proxy))), error=words)
         return Answer(sent, time.time_ns(), response)
 
+    async def stream(url: str) -> Answer:
+        sent = time.time_ns()
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                ws = await net.connect(url)
+                await ws.close()
+        except HandshakeError as error:
+            return Answer(sent, time.time_ns(), error.response)
+        except (CmdError, TimeoutError) as error:
+            if status := getattr(error, "status", 0):
+                return Answer(sent, time.time_ns(), HttpResponse(status))
+            words = str(error) or f"no answer within {TIMEOUT:g} s"
+            return Answer(sent, time.time_ns(), kind=kind_of(error, bool(proxy_for(url, proxy))), error=words)
+        return Answer(sent, time.time_ns(), HttpResponse(101))
+
     async def several(venue: str) -> list[Answer]:
-        return [await one(request) for request in requests[venue]]
+        found = [await one(request) for request in requests[venue]]
+        return [*found, await stream(streams[venue])] if venue in streams else found
 
     try:
         found = await asyncio.gather(*(several(venue) for venue in requests))

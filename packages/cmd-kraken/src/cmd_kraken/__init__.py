@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from cmd_common.errors import UsageError, VenueError
-from cmd_common.exchange import Endpoints, Limits
+from cmd_common.exchange import Endpoints, Limits, ServerTime
 from cmd_common.feed import Feed, Subscription
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.instruments import Instrument
@@ -35,6 +35,7 @@ class KrakenExchange:
 
     venue = VENUE
     title = "Kraken"
+    server_time = ServerTime("/0/public/Time", ("result", "unixtime"), 1_000_000_000)
     types = _TYPES
     intervals = INTERVALS
     endpoints = Endpoints(ws="wss://ws.kraken.com", rest="https://api.kraken.com")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
 from cmd_common.errors import UsageError, VenueError
-from cmd_common.exchange import Endpoints, Limits
+from cmd_common.exchange import Endpoints, Limits, ServerTime
 from cmd_common.feed import FEED_TYPES, Feed, Subscription
 from cmd_common.http import HttpRequest, HttpResponse
 from cmd_common.instruments import Instrument
@@ -36,6 +36,7 @@ class OkxExchange:
     def __init__(self) -> None:
         self.venue = VENUE
         self.title = "OKX"
+        self.server_time = ServerTime("/api/v5/public/time", ("data", 0, "ts"), 1_000_000)
         self.types = ("trades", "quotes", "candles", "book")
         self.intervals = INTERVALS
         self.endpoints = Endpoints(

@@ -58,14 +58,19 @@ def _lines(run: Run, offline: bool) -> Iterator[Line]:
         yield from probes.stored(values.check_store(run.get("store")))
     else:
         yield Line("store", "warn", "none is configured", "add --store parquet:DIR, or store = ... in cmd.toml")
-    found = {}
+    found, others = {}, {}
     for n, address in enumerate(run.get("listen", section="serve") or (), 1):
         scheme, _, rest = address.partition(":")
         if scheme in ("tcp", "ws"):
             found[f"serve.listen {n}"] = rest
+        elif scheme in ("multicast", "aeron"):
+            others[f"serve.listen {n}"] = address
     if run.get("metrics", section="serve"):
         found["serve.metrics"] = run.get("metrics", section="serve")
+    if run.get("metrics", section="record"):
+        found["record.metrics"] = run.get("metrics", section="record")
     yield from probes.listeners(found)
+    yield from probes.datagrams(others)
     if offline:
         return
     if not run.get("exchange"):
