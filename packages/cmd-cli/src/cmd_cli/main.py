@@ -171,6 +171,10 @@ def _click_words(error: click.UsageError) -> str:
 
 
 def _fail(words: str, code: int) -> int:
+    if "=" in words or "@" in words:  # a store's password, a proxy's login
+        from cmd_common.config import mask
+
+        words = str(mask(words))
     try:
         sys.stdout.flush()
         sys.stderr.write(f"cmd-cli: error: {' '.join(words.split())}\n")  # an engine's words may have lines

@@ -53,7 +53,9 @@ class Watch:
 
     def _log(self, event: str, *values: object) -> None:
         if emit := self._events.get(event):
-            emit(*values)
+            from cmd_common.config import mask
+
+            emit(*(mask(value) for value in values))
 
     def info(self, message: str) -> None:
         """One line of progress or fact."""
@@ -103,7 +105,9 @@ class Watch:
         facts: dict[str, Any] = {}
         for task, (done, total) in [t for t in self._tasks.items() if t[1][0] != t[1][1]][-3:]:
             facts[task] = f"{done:,}" + (f" of {total:,}" if total is not None else "")
-        return facts or ({"said": self._last} if self._last else {})
+        from cmd_common.config import mask
+
+        return facts or ({"said": mask(self._last)} if self._last else {})
 
 
 @contextlib.contextmanager

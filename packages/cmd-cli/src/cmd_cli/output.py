@@ -111,6 +111,10 @@ class Output:
         self.close()
 
     def _say(self, message: str, style: str = "") -> None:
+        if "=" in message or "@" in message:  # a store's password, a proxy's login
+            from cmd_common.config import mask
+
+            message = str(mask(message))
         with self._lock:
             if self._bars is not None:  # rich moves the bars below the line
                 self._bars.console.print(message, style=style or None, markup=False, highlight=False)

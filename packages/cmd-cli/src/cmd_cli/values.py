@@ -34,6 +34,7 @@ __all__ = [
     "listen",
     "number_or_names",
     "record_options",
+    "secret_options",
     "recordings",
     "selectors",
     "stored_selectors",
@@ -249,6 +250,13 @@ def number_or_names(text: str) -> tuple[int, tuple[str, ...]]:
     return len(names), names
 
 
+def secret_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Settings of exchange packages, with secrets in place of the files that are named as ``file:PATH``; raises UsageError."""
+    from cmd_common.secrets import resolve
+
+    return {k: resolve(v, f"option {k}") if v.startswith("file:") else v for k, v in options.items()}
+
+
 def token(text: str | None, path: str | None) -> str:
     """The secret of a server: the text, else the first line of a file; empty where there is none."""
     if text or not path:
@@ -316,6 +324,6 @@ def record_options(
         raw=run.get("raw"),
         proxy=run.get("proxy"),
         queue_limit=run.get("queue-limit"),
-        options=run.get("options"),
+        options=secret_options(run.get("options")),
         aggregate=aggregate,
     )

@@ -38,7 +38,7 @@ class Credentials(Struct, frozen=True):
 def credentials(venue: str, options: Mapping[str, str], environ: Mapping[str, str]) -> Credentials | None:
     """Take ``key``, ``secret`` and ``passphrase`` from a subscription's options; None where none is given.
 
-    A value ``env:NAME`` is read from the environment, so that neither a configuration nor a command line
+    A value ``env:NAME`` (``file:PATH`` is resolved by ``cmd-cli``) is read from the environment, so that neither a configuration nor a command line
     holds a secret. Raises UsageError, which never contains a value, when they are incomplete or unusable.
     """
     values: dict[str, str] = {}

@@ -384,7 +384,8 @@ def mask(value: Any) -> Any:
     """Hide passwords in URLs and in settings of a store, in text or in a collection of texts."""
     if isinstance(value, str):
         value = re.sub(r"\b(password|token)=(?:[^;]|;;)+", r"\1=********", value)
-        return re.sub(r"(://[^/@:\s]*):[^/\s]+@", r"\1:********@", value)
+        value = re.sub(r"(://[^/@:\s]*):[^/\s]+@", r"\1:********@", value)
+        return re.sub(r"(://)(?!\*+@)[^/@:\s]+@", r"\1********@", value)  # a user alone may be a token
     if isinstance(value, dict):
         return {k: "********" if v and _SECRET.search(str(k)) else mask(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -429,7 +430,12 @@ def markdown() -> str:
         "`cmd-cli config init` writes a file with every setting as a comment, and `cmd-cli config show --origin` says",
         "where each value comes from. Within a file a command's own section wins over the shared keys at the top.",
         "Keys are spelled like the flags; `_` is the same as `-`. Errors name file, line, key and the nearest known key.",
-        "Passwords in URLs are never shown.",
+        "Passwords in URLs are never shown, in no output, log or state of a process.",
+        "",
+        "A secret need not be in the file: every key can be a variable of the environment (a unit reads `secrets.env`); `token-file` and",
+        "`webhook-file` name files; in a QuestDB store `password=env:NAME` or `password=file:/etc/cmd/password` (and `token=`) name it, and",
+        'so do the options of an exchange that are secrets: `options = { secret = "file:/etc/cmd/secret" }`. Such a file is one line; the log',
+        "warns when others than its owner can read it.",
         "",
         "```toml",
         'exchange = ["binance-spot", "binance-usdm"]',

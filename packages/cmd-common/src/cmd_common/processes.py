@@ -224,7 +224,7 @@ class ProcessState:
     def running(self, words: str = "", *, metrics: str = "") -> None:
         """The process does its work from now on."""
         self.process.phase = "running"
-        self.process.words, self.process.metrics = words, metrics
+        self.process.words, self.process.metrics = str(mask(words)), metrics
         self._write()
 
     def stopping(self) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from cmd_common.errors import UnknownNameError, UsageError
 from cmd_common.schema import TABLES
+from cmd_common.secrets import resolve
 from cmd_common.symbols import nearest
 
 __all__ = ["DEFAULT_PORT", "KEYS", "Conf", "parse_ttl", "ttl_text"]
@@ -30,8 +31,8 @@ _PREFIX: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 KEYS: Final[dict[str, str]] = {
     "addr": "HOST:PORT of the server's HTTP port; several with commas are tried in order",
     "username": "user for HTTP basic authentication",
-    "password": "its password",
-    "token": "bearer token instead of user and password (Enterprise, or a reverse proxy)",
+    "password": "its password; env:NAME or file:PATH names it",
+    "token": "bearer token instead of user and password (Enterprise, or a reverse proxy); env:NAME or file:PATH names it",
     "tls_verify": "on, or unsafe_off to accept any certificate",
     "tls_ca": "file with the certificates to trust instead of the system's",
     "request_timeout": "milliseconds until a request counts as failed",
@@ -105,8 +106,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True):
             scheme=cast("Literal['http', 'https']", scheme),
             addrs=tuple(_addr(part, scheme) for part in given["addr"].split(",")),
             username=given.get("username", ""),
-            password=given.get("password", ""),
-            token=given.get("token", ""),
+            password=resolve(given.get("password", ""), "the password of the QuestDB store"),
+            token=resolve(given.get("token", ""), "the token of the QuestDB store"),
             tls_verify=_word("tls_verify", given.get("tls_verify", "on"), {"on": True, "unsafe_off": False}),
             tls_ca=given.get("tls_ca", ""),
             request_timeout=number("request_timeout", 1),
