@@ -24,6 +24,10 @@ fi
 python=$(in_env fuzz python -c 'import sys; print(sys.executable)')
 workers=${CMD_TEST_WORKERS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)}
 started=$SECONDS
+# A fuzzer ends without a chance to remove its files.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 # Two processes a core would steal each other's seconds, so that many run at once as there are cores.
 status=0
 # shellcheck disable=SC2016 # the inner shell is the one that expands

@@ -363,3 +363,10 @@ def test_a_report_needs_nothing_else(store, check, tmp_path) -> None:
     assert "<b>&" not in text
     assert sum(tag == "rect" and "rx" in a and "fill" in a for tag, a in tags) == 3  # a cell a day
     assert not path.with_name("report.html.part").exists()
+
+
+def test_days_on_which_a_recording_began_or_ended_are_not_called_whole(store, check, tmp_path) -> None:
+    put(store, hours(DAY, 1, {*range(1, 300)}))
+    path = tmp_path / "report.html"
+    check(offline=True, html=str(path))
+    assert "no whole day yet" in path.read_text()

@@ -80,12 +80,14 @@ def _overview(streams: dict[Stream, list[Day]]) -> str:
     lines = []
     for stream, found in streams.items():
         counts = Counter(day.verdict for day in found)
-        whole = sum(counts[v] for v in ("complete", "partial", "maintenance"))
+        # A day on which the recording began or ended is no whole day, and counts on neither side.
+        over = len(found) - counts["partial"]
+        share = f"{100 * (counts['complete'] + counts['maintenance']) / over:.1f} %" if over else "no whole day yet"
         cells = "".join(f"<td class='n'>{counts[v] or ''}</td>" for v in VERDICTS)
         rows = sum(day.rows for day in found)
         lines.append(
             f"<tr><td><a href='#{_anchor(stream)}'>{escape(stream.label)}</a></td><td class='d'>{found[0].day}</td><td class='d'>{found[-1].day}</td>"
-            f"<td class='n'>{rows:,}</td>{cells}<td class='n'>{100 * whole / len(found):.1f} %</td></tr>"
+            f"<td class='n'>{rows:,}</td>{cells}<td class='n'>{share}</td></tr>"
         )
     return (
         f"<table><thead><tr><th>stream</th><th>from</th><th>to</th><th class='n'>rows</th>{head}"
