@@ -246,10 +246,11 @@ async def test_an_option_that_nobody_reads_is_named(words: Any) -> None:
     assert said[1].endswith("did you mean quotes_from?")
 
 
-async def test_a_shutdown_that_is_announced_costs_nothing(words: Any, until: Any) -> None:
+@pytest.mark.parametrize("venue", ["binance-spot", "okx"])
+async def test_a_shutdown_that_is_announced_costs_nothing(words: Any, until: Any, venue: str) -> None:
     fault = parse_fault("shutdown:at=150,ms=20000")
     settings = {k: getattr(fault, k) for k in fault.__struct_fields__}
-    async with replay(exchanges=["binance-spot"], simulate=True, symbols=2, speed=1, faults=[settings]) as endpoints:
+    async with replay(exchanges=[venue], simulate=True, symbols=2, speed=1, faults=[settings]) as endpoints:
         got: list[Record] = []
         async with LiveSession(options(endpoints), words) as session:
             session.on_records(got.extend)

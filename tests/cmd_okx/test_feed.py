@@ -47,11 +47,12 @@ def live() -> Feed:
 # Control
 
 
-def test_an_upgrade_notice_opens_the_connection_anew() -> None:
+def test_an_upgrade_notice_asks_for_another_connection_in_time() -> None:
     feed = feed_of("trades")
     frame = '{"event":"notice","code":"64008","msg":"The connection will soon be closed","connId":"1"}'
-    assert [type(a) for a in feed.receive(frame, NOW).actions] == [Reconnect]
-    assert feed.receive(frame, NOW).actions == []  # once
+    (action,) = feed.receive(frame, NOW).actions
+    assert isinstance(action, Reconnect)
+    assert action.planned
     other = feed_of("trades").receive('{"event":"notice","code":"1","msg":"news"}', NOW)
     assert other.actions == []
     assert [r.state for r in kinds(other, FeedStatus)] == ["notice"]

@@ -22,12 +22,12 @@ AGE = 120
 class World:
     """One recorder for five virtual minutes, in which its connection is replaced at least twice."""
 
-    def __init__(self, seed: int, *, faults: bool, handover: str = "on") -> None:
+    def __init__(self, seed: int, *, faults: bool, handover: str = "on", venue: str = "") -> None:
         self.rng = random.Random(f"handover {seed}")
         options = Options(seed=seed, market=("spot", "usdm")[seed // 2 % 2], rate=20.0)
         self.loop = VirtualLoop(limit=3600 * SECOND, steps=2_000_000)
         self.clock = VirtualClock(self.loop, START)
-        exchange = registry.exchange(f"binance-{options.market}")
+        exchange = registry.exchange(venue or f"binance-{options.market}")
         self.emulator = sim_market.make_emulator(exchange, options, START)
         self.emulator.lifetime = AGE * SECOND
         self.sent: dict[tuple[str, ...], set[tuple[int, ...]]] = {}  # quotes and candles that left the exchange
@@ -38,7 +38,7 @@ class World:
             {HOST: self.emulator},
             random.Random(f"net {seed}"),
             max_latency=int(self.rng.choice((0.005, 0.05, 0.5)) * SECOND),
-            sent=self._sent,
+            sent=self._sent if exchange.venue.startswith("binance") else lambda text: None,
         )
         self.faults = faults
         self.records: list = []
@@ -46,10 +46,14 @@ class World:
             RecordOptions(
                 exchanges=(exchange.venue,),
                 symbols=tuple(str(s) for s in self.emulator.ready()["symbols"]),
-                types=("trades", "agg_trades", "quotes", "candles", "book"),
+                types=tuple(t for t in ("trades", "agg_trades", "quotes", "candles", "book") if t in exchange.types),
                 store="",
                 endpoints={"": f"http://{HOST}"},
-                options={"snapshot_limit": "100", "connection_age": str(AGE), "handover": handover},
+                options={
+                    **({} if venue else {"snapshot_limit": "100"}),
+                    "connection_age": str(AGE),
+                    "handover": handover,
+                },
             ),
             LogReporter(),
             net=self.net,

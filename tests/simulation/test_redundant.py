@@ -23,8 +23,8 @@ CHUNKS = 6
 class World(sim_handover.World):
     """A recorder with two connections for five virtual minutes, of which one breaks every 20 to 30 s."""
 
-    def __init__(self, seed: int, *, both: bool) -> None:
-        super().__init__(seed, faults=True)
+    def __init__(self, seed: int, *, both: bool, venue: str = "") -> None:
+        super().__init__(seed, faults=True, venue=venue)
         self.session.options.options["redundant"] = "on"
         del self.session.options.options["connection_age"]
         self.emulator.lifetime = 86_400 * SECOND
@@ -70,6 +70,22 @@ def test_one_of_two_connections_may_break_at_any_moment(chunk):
     assert total["taken over"] > SEEDS / CHUNKS
     note("seeds", SEEDS / CHUNKS, "redundant")
     note("faults", total["broken"], "redundant")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(10))
+def test_books_that_begin_in_the_stream_go_on_as_well(seed):
+    world = World(seed, both=False, venue="okx").run()
+    count = world.check(seed)
+    assert {"trades", "quotes", "candles", "book_deltas"} <= set(count), count
+    assert world.gaps() == [], world.gaps()
+    assert count["holes"] == 0
+    assert sum(i.counters.disconnects for i in world.infos) == 0
+    live = sum(isinstance(r, FeedStatus) and r.state == "LIVE" for r in world.records)
+    assert live == len(world.session.book_states())
+    assert world.broken["some"] >= 5, world.ready
+    assert sum(i.counters.handovers.done for i in world.infos) >= 2
+    note("seeds", 1, "redundant")
 
 
 def test_a_connection_that_says_nothing_is_left_for_the_other():

@@ -186,8 +186,16 @@ class Overlap:
         return sorted(lacking)
 
     def take(self) -> list[str | bytes]:
-        """The held frames, which are then no longer held."""
-        held, self.held = self.held, []
+        """The held frames that the first connection has not delivered, which are then no longer held.
+
+        So the snapshot with which a subscription begins is left out where the first one is beyond it.
+        """
+        held = [
+            frame
+            for frame, (at, _) in zip(self.held, self._marks, strict=True)
+            if at is None or not at.exact or self._reached.get(at.stream, -1) < at.last
+        ]
+        self.held = []
         self._marks.clear()
         return held
 

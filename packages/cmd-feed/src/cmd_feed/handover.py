@@ -144,8 +144,8 @@ class Standby:
         """Return the held frames, then what arrives; raises DisconnectedError."""
         assert self._ws is not None
         assert self._overlap is not None
-        if self._overlap.held:
-            return self._overlap.take()
+        if self._overlap.held and (held := self._overlap.take()):
+            return held
         if self._pending is not None:
             pending, self._pending = self._pending, None
             return await pending

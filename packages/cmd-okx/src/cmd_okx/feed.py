@@ -20,15 +20,17 @@ import msgspec
 
 from cmd_common.errors import UsageError
 from cmd_common.exchange import Endpoints
-from cmd_common.feed import Output, Send, Subscription
+from cmd_common.feed import Output, Reconnect, Send, Subscription
 from cmd_common.feed_base import FeedBase, Wire, inexact_flag
 from cmd_common.feed_state import Stream, SymbolState
+from cmd_common.handover import Position
 from cmd_common.instruments import Instrument
 from cmd_common.records import TS_FROM_RECV, Trade
 from cmd_common.sequence import BookState, SequenceRule
 
 from . import _messages as wire
 from ._checksums import Checksums
+from ._positions import confirms, position
 from .instruments import BARS, VENUE
 from .rest import candle
 from .sync import RULE
@@ -92,6 +94,7 @@ class OkxFeed(FeedBase):
     book_levels = 400
     max_frame = 16 * 1024 * 1024
     quiet_limit = 30 * _SECOND  # a ping is answered, so that silence says that the connection is dead
+    handover = True
 
     def __init__(
         self,
@@ -253,7 +256,7 @@ class OkxFeed(FeedBase):
         elif event == "notice":
             self._status(out, now, "notice", f"{code}: {words}")
             if code == _UPGRADE and not self._reconnecting:
-                self._reconnect("the exchange closes this connection for an upgrade", out)
+                out.actions.append(Reconnect("the exchange closes this connection for an upgrade", planned=True))
         else:
             self._unknown_event(str(event) if event is not None else _kind_of(reply), now, out)
 
@@ -270,6 +273,14 @@ class OkxFeed(FeedBase):
                 return
             name = waiting[0].name
         self._rejected(name, f"{code}: {words}", now, out, retry=code in _PASSING)
+
+    def confirms(self, frame: str | bytes) -> bool:
+        """Whether a frame says that a channel of ``resubscribe`` was accepted."""
+        return confirms(frame)
+
+    def position(self, frame: str | bytes) -> Position | None:
+        """Where a data frame stands in its stream; None for any other frame. Never raises."""
+        return position(frame)
 
     # Messages
 
