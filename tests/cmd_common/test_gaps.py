@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmd_common.errors import UnknownNameError, UsageError
-from cmd_common.gaps import KINDS, REASONS, GapIndex, Interval, check_incomplete, inside_sql, is_checked, merge
+from cmd_common.gaps import (
+    KINDS,
+    REASONS,
+    GapIndex,
+    Interval,
+    check_incomplete,
+    in_safe_order,
+    inside_sql,
+    is_checked,
+    merge,
+)
 from cmd_common.records import Gap
 
 TIMES = st.integers(0, 30)
@@ -116,3 +126,15 @@ def test_the_page_lists_the_reasons() -> None:
     page = (Path(__file__).parents[2] / "docs" / "gaps.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (\w+) \| (.+) \|$", page, re.M)
     assert rows == [(r.name, r.kind, r.severity, r.meaning) for r in REASONS.values()]
+
+
+def test_gaps_are_stored_first_then_snapshots_then_the_rest_as_it_comes() -> None:
+    assert in_safe_order(["trades", "book_deltas", "gaps", "quotes", "book_snapshots"]) == [
+        "gaps",
+        "book_snapshots",
+        "trades",
+        "book_deltas",
+        "quotes",
+    ]
+    assert in_safe_order({"quotes": 1}) == ["quotes"]
+    assert in_safe_order([]) == []

@@ -200,6 +200,27 @@ def test_random_plans_under_random_faults(seed: int) -> None:
     run(SimDisk(seed, rates=rates), plan(seed), sql=seed % 5 == 0)
 
 
+@pytest.mark.parametrize("kind", ["crash", "kill"])
+def test_rows_behind_a_hole_never_outlive_the_gap_that_tells_of_it(kind: FaultKind) -> None:
+    """A power loss leaves some first bytes of what was being written; the recorder's next start sees only new rows."""
+    alone = 0
+    for seed in range(60):
+        disk = SimDisk(seed)
+        writer = ParquetWriter(LOCATION, disk=disk, clock=ManualClock())
+        writer.write([trade(1)])
+        writer.flush()
+        disk.faults[disk.ops + 2] = kind  # the sync of what is appended
+        writer.write([trade(2), gap(1), trade(9)])
+        with pytest.raises(SimulatedCrash):
+            writer.flush()
+        disk.restart()
+        with ParquetReader(LOCATION, disk=disk) as reader:
+            tables = [key[0] for key in stored(reader)]
+        assert "gaps" in tables or tables.count("trades") == 1, seed
+        alone += tables.count("trades") == 1
+    assert alone < 60  # some deaths leave all of it
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
     def image(seed: int) -> Any:
         disk = SimDisk(seed, rates={"crash": 0.01, "eio": 0.01})

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fault_proxy import FaultProxy
 from msgspec import structs
-from qdb_kit import T0, candle, stored, to_batches, trade
+from qdb_kit import T0, candle, gap, stored, to_batches, trade
 from questdb_server import QuestDBServer
 from small_disk import SmallDisk
 from writer_tools import QUICK, conf_for, ids, reader_of, through, writer_of
@@ -112,6 +112,29 @@ def test_with_a_spill_a_server_that_is_down_at_the_start_is_no_error(
     assert again.counters.drained == 201
     assert ids(questdb_server, conf) == list(range(250))
     assert list((tmp_path / "spill").iterdir()) == []
+
+
+@pytest.mark.parametrize("confirmed", [0, 1, 2])
+def test_a_gap_is_stored_before_the_rows_behind_the_hole(
+    questdb_server: QuestDBServer, conf: Conf, proxy: FaultProxy, confirmed: int
+) -> None:
+    """A recorder that dies between two tables must not leave rows on both sides of a hole and no gap."""
+    writer = writer_of(through(conf, proxy.port, retry_timeout=100))
+    writer.write([trade(1)])
+    writer.flush()
+    proxy.cut(after=0, times=1_000, skip=confirmed)
+    writer.write([trade(2), gap(1), trade(9)])
+    if confirmed < 2:
+        with pytest.raises(StoreError):
+            writer.flush()
+    else:
+        writer.flush()
+    proxy.refuse()  # and it dies: nothing more of it comes
+    with suppress(StoreError):
+        writer.close()
+    with reader_of(conf) as reader:
+        found = {"gaps": 0, "trades": 0} | {t: len(list(reader.records(t))) for t in reader.tables()}
+    assert found == {"gaps": int(confirmed > 0), "trades": 3 if confirmed == 2 else 1}
 
 
 def test_rows_follow_the_spill_in_order_when_the_server_is_back(

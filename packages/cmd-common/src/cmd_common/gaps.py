@@ -32,6 +32,7 @@ __all__ = [
     "Interval",
     "Reason",
     "check_incomplete",
+    "in_safe_order",
     "inside_sql",
     "is_checked",
     "keep_complete",
@@ -127,6 +128,19 @@ REASONS: Final[Mapping[str, Reason]] = {r.name: r for r in _reasons()}
 
 _UNCHECKED: Final = frozenset({"gaps", "feed_status", "instruments"})
 """Tables that no gap concerns: what they hold is about the data, or as of a moment."""
+
+
+_FIRST: Final = ("gaps", "book_snapshots")
+
+
+def in_safe_order(tables: Iterable[str]) -> list[str]:
+    """The tables in an order in which rows of one moment can be stored one table after the other.
+
+    A writer may die between two of them. Gaps come first, or rows behind a hole would be stored and nothing would ever
+    tell of it; then snapshots of books, without which their updates are of no use.
+    """
+    found = list(tables)
+    return [name for name in _FIRST if name in found] + [name for name in found if name not in _FIRST]
 
 
 def is_checked(table: str) -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 
 from cmd_common.errors import StoreError
+from cmd_common.gaps import in_safe_order
 from cmd_common.io import ArrowBatch, WriterCounters
 from cmd_common.records import TABLE_OF, Record
 from cmd_common.schema import table as table_of
@@ -136,7 +137,8 @@ class ParquetWriter:
             rows.append(row_getter(name)(record))
         payloads = []
         first = max(self._clock.now(), self._order)
-        for name, rows in by_table.items():
+        for name in in_safe_order(by_table):
+            rows = by_table[name]
             if sides := side_columns(name):
                 _check_sides(name, sides, rows)
             for start in range(0, len(rows), _FRAME_ROWS):

@@ -1,9 +1,10 @@
 """The writer: live rows and bulk units into a QuestDB server, with retries, a spill and a quarantine.
 
 Theory of operation. ``write`` checks records and holds them as rows; ``write_batch`` and ``delete`` collect a unit.
-``flush`` sends what waits, in the order of the calls: live rows table by table, then units. Rows go in chunks, one
-transaction and one table each, the classes of the preference one after the other (``merge``). A chunk is held until
-the server has confirmed it, and sent again after every failure that leaves it open; sending twice changes nothing.
+``flush`` sends what waits, in the order of the calls: live rows table by table, gaps first, then units. Rows go in
+chunks, one transaction and one table each, the classes of the preference one after the other (``merge``). A chunk is
+held until the server has confirmed it, and sent again after every failure that leaves it open; sending twice changes
+nothing.
 
 Live rows that the server does not take in time go to the spill, where there is one, and are thereby durable:
 ``flush`` confirms them. From then on new rows go behind them, and each flush sends some of what waits, until the
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 
 from cmd_common.errors import StoreError
+from cmd_common.gaps import in_safe_order
 from cmd_common.io import ArrowBatch
 from cmd_common.records import TABLE_OF, Record
 from cmd_common.schema import table as table_of
@@ -324,7 +326,7 @@ class QuestDBWriter:
 
     def _send_live(self, live: _Live) -> None:
         """Send or spill live rows, table by table; what is neither stays in ``live``."""
-        for name in list(live.rows):
+        for name in in_safe_order(live.rows):
             data = self._delivery.sift(name, to_batch(name, live.rows[name]))
             count = len(live.rows[name])
             self._settle_live(name, data)
@@ -489,8 +491,8 @@ class QuestDBWriter:
             return
         for item in self._queue:
             if isinstance(item, _Live):
-                for name, found in item.rows.items():
-                    data = self._delivery.sift(name, to_batch(name, found))
+                for name in in_safe_order(item.rows):
+                    data = self._delivery.sift(name, to_batch(name, item.rows[name]))
                     self._spill.append([(name, chunk) for chunk in cut(data, self.conf.chunk_rows)])
                     self.counters.spilled += data.num_rows
         self._queue.clear()
