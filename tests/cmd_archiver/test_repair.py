@@ -15,6 +15,7 @@ from cmd_archiver.plan import day_start
 from cmd_archiver.verify.repair import run
 from cmd_archiver.verify.run import run as run_verify
 from cmd_common.commands import EXIT_BUSY, EXIT_GAPS, EXIT_OK, EXIT_UNREACHABLE, RepairOptions, VerifyOptions
+from cmd_common.errors import UsageError
 from cmd_common.gaps import GapIndex
 from cmd_common.io import open_reader, open_writer
 from cmd_common.records import Gap, Quote, Trade
@@ -194,6 +195,35 @@ def test_replaced_files_are_archived_again_when_asked_for(go, server, store, men
     code, summary, _ = mend(recheck=True)
     assert (code, summary["fetched_days"]) == (EXIT_OK, 1)
     assert ids(store) == list(range(1000, 2000))
+
+
+def test_a_published_list_of_replaced_files_is_followed(go, server, store, mend, made_up, tmp_path) -> None:
+    rows, others = made_up(DAY, 1000), made_up(NEXT, 1000, first_id=2000)
+    server.add_trades(DAY, rows[:900])
+    server.add_trades(NEXT, others[:900])
+    go(end=NEXT)
+    server.add_trades(DAY, rows)
+    server.add_trades(NEXT, others)
+    before = len(server.requests)
+    lists = tmp_path / "updates.csv"
+    sums = f"{'0' * 64}  BTCUSDT-trades-{DAY}.zip,{'1' * 64}  BTCUSDT-trades-{DAY}.zip"
+    lists.write_text(
+        f"File,Original File Checksum,New File Checksum\nBTCUSDT-trades-{DAY},{sums}\nETHUSDT-trades-2018-01,a,b\n"
+    )
+    code, summary, lines = mend(replaced=str(lists))
+    assert (code, summary["fetched_days"]) == (EXIT_OK, 1)
+    assert "2 replaced files are listed; 1 days of the store came from them" in lines.infos
+    assert ids(store) == [*range(1000, 2000), *range(2000, 2900)]  # the other day is not on the list
+    assert not any(str(NEXT) in path for path in server.requests[before:])
+    assert mend(replaced=str(lists))[1]["fetched_days"] == 0
+    lists.write_text(f"| BTCUSDT-trades-{NEXT:%Y-%m}.zip | {'0' * 64} | {'1' * 64} |\n")  # a month
+    assert mend(replaced=str(lists))[1]["fetched_days"] == 1
+    assert ids(store) == list(range(1000, 3000))
+    lists.write_text("nothing of use\n")
+    with pytest.raises(UsageError, match="names no file"):
+        mend(replaced=str(lists))
+    with pytest.raises(UsageError, match="cannot read the list"):
+        mend(replaced=str(tmp_path / "nowhere"))
 
 
 def test_what_came_by_itself_is_closed_without_a_question(server, store, mend, made_up) -> None:

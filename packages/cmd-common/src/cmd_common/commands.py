@@ -187,6 +187,7 @@ class RepairOptions(Struct, frozen=True):
     end: date | None = None
     dry_run: bool = False
     recheck: bool = False  # archive again what the exchange has replaced
+    replaced: str = ""  # a published list of replaced files: only these are looked at, and archived again
     endpoints: Mapping[str, str] = field(default_factory=dict)
     proxy: str = ""
 

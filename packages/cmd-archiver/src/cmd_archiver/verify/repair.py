@@ -39,6 +39,7 @@ from cmd_common.registry import names
 from cmd_common.seams import Clock, Net, Rng, SystemClock, system_rng
 
 from .plan import Fetch, closings, fetches
+from .replaced import Replaced, named, replaced_files
 from .run import Report, gaps_of, verify
 from .verdicts import VERDICTS, Day, Stream
 
@@ -73,16 +74,26 @@ async def repair(options: RepairOptions, reporter: Reporter, net: Net, clock: Cl
         store=options.store, venues=options.venues, symbols=options.symbols, tables=options.tables, start=options.start,
         end=options.end, offline=not options.recheck, compare=False, endpoints=options.endpoints, proxy=options.proxy,
     )  # fmt: skip
+    recheck, listed = options.recheck, _listed(options.replaced)
+    if listed:
+        asked, recheck = _narrowed(asked, listed), True
+
+    def planned(report: Report) -> list[Fetch]:
+        days = named(report.days, listed) if listed else report.days
+        return fetches(days, clock.now(), recheck=recheck)
+
     lock = FileLock(folder / LOCKS, _LOCK)
     if options.dry_run:
         before = await verify(asked, reporter, net, clock, rng)
-        return _planned(fetches(before.days, clock.now(), recheck=options.recheck), before, reporter)
+        return _planned(planned(before), before, reporter)
     if not lock.acquire():
         reporter.warn("another repair works on this store")
         return Result(EXIT_BUSY, {"busy": True})
     try:
         before = await verify(asked, reporter, net, clock, rng)
-        plan = fetches(before.days, clock.now(), recheck=options.recheck)
+        plan = planned(before)
+        if listed:
+            reporter.info(f"{len(listed)} replaced files are listed; {len(plan)} days of the store came from them")
         work = _Work(options, reporter, net, clock, rng, folder)
         await work.run(plan)
         after = await verify(structs.replace(asked, offline=True), reporter, net, clock, rng) if plan else before
@@ -90,6 +101,33 @@ async def repair(options: RepairOptions, reporter: Reporter, net: Net, clock: Cl
     finally:
         lock.release()
     return _result(before, after, plan, written, work)
+
+
+def _listed(path: str) -> list[Replaced]:
+    """The files of a list of replaced ones; raises UsageError."""
+    if not path:
+        return []
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        words = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(f"cannot read the list of replaced files {path}: {words}", hint="check the path") from None
+    return replaced_files(text, path)
+
+
+def _narrowed(asked: VerifyOptions, listed: Sequence[Replaced]) -> VerifyOptions:
+    """Only what a list is about; what was asked for narrows it further. The exchange is asked."""
+    symbols = {f.symbol for f in listed}
+    tables = {f.table for f in listed}
+    first, last = min(f.first for f in listed), max(f.last for f in listed) + timedelta(days=1)
+    return structs.replace(
+        asked,
+        symbols=tuple(sorted(symbols & set(asked.symbols) if asked.symbols else symbols)) or ("-",),
+        tables=tuple(sorted(tables & set(asked.tables) if asked.tables else tables)) or tuple(sorted(tables)),
+        start=max(first, asked.start) if asked.start else first,
+        end=min(last, asked.end) if asked.end else last,
+        offline=False,
+    )
 
 
 # -- fetching -----------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ def _repair(**flags: Any) -> int:
         end=values.day(flags["end"], "end") if flags["end"] else None,
         dry_run=bool(flags["dry_run"]),
         recheck=bool(flags["recheck"]),
+        replaced=str(flags["replaced"] or ""),
         endpoints=values.endpoints(run.get("endpoint"), venues),
         proxy=run.get("proxy"),
     )
@@ -62,6 +63,11 @@ command = Cmd(
             ["--recheck"],
             is_flag=True,
             help="ask for the checksum of every archived file, and archive replaced ones again",
+        ),
+        click.Option(
+            ["--replaced"],
+            metavar="FILE",
+            help="a list of replaced files that an exchange has published: look at these alone, and archive them again",
         ),
         click.Option(["--dry-run"], is_flag=True, help="say what would be fetched"),
         flag("repair", "endpoint"),
